@@ -1,0 +1,1 @@
+"""Training and test data: formats, checks, readers. Imports no torch."""

@@ -1,0 +1,1 @@
+"""InternVL2 in transformers' own classes: checkpoints, adapters, tokenizer, prompts, scores."""

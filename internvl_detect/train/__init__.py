@@ -1,0 +1,1 @@
+"""Fine-tuning by LoRA: from meta JSON to an adapter folder."""
