@@ -1,0 +1,1 @@
+"""How good a detector is: metrics and, later, runners and tables. Imports no torch."""
