@@ -47,7 +47,7 @@ def choose_windows(rgb: PILImage.Image, side: int, most: int, seed: int) -> list
 
 
 def cut_window(rgb: PILImage.Image, window: Window, side: int) -> np.ndarray:
-    """uint8 (side, side, 3): the window's own pixels; right of and below them, where it is smaller, their reflection."""
+    """uint8 (side, side, 3): the window's own pixels; where it is smaller, their reflection right of and below them."""
     pixels = np.asarray(rgb.crop(window))
     high, wide = pixels.shape[:2]
     if (high, wide) == (side, side):
