@@ -12,12 +12,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..errors import ConfigError, DataError
 from .findings import Finding, Level, did_you_mean, show
 from .index import AnnotationIndex
-from .jsonl import BadJson, dump, parse, read_lines, write_atomically
+from .jsonl import BadJson, atomically, dump, parse, read_lines
 from .jsonl import write_jsonl as write_jsonl
 from .rows import IMAGE_QUESTION, VIDEO_QUESTION, Sample, Source, read_row
 
@@ -79,10 +79,17 @@ class DatasetEntry:
 
 
 def read_meta(
-    path: str | Path, *, allow_outside: bool = False, warn: Callable[[str], None] | None = None
+    path: str | Path,
+    choice: str | None = None,
+    *,
+    allow_outside: bool = False,
+    warn: Callable[[str], None] | None = None,
 ) -> list[DatasetEntry]:
-    """The datasets of a meta JSON, in its order. Raises DataError for the first error; ``warn`` gets the doubts."""
-    entries, findings = parse_meta(path, allow_outside=allow_outside)
+    """The datasets of a meta JSON named in ``choice`` (see ``choose``), or all, in its order.
+
+    Raises DataError for the first error in one of them, ConfigError for a wrong choice; ``warn`` gets the doubts.
+    """
+    entries, findings = chosen(*parse_meta(path, allow_outside=allow_outside), choice)
     for finding in findings:
         if finding.level == "error":
             raise finding.as_error()
@@ -230,6 +237,19 @@ def choose(entries: Iterable[DatasetEntry], choice: str | None) -> list[DatasetE
     return list(picked.values()) if picked else entries
 
 
+def chosen(
+    entries: list[DatasetEntry], findings: list[Finding], choice: str | None
+) -> tuple[list[DatasetEntry], list[Finding]]:
+    """What ``parse_meta`` gave, cut down to a choice; datasets that could not be read may be chosen too."""
+    good = [entry.name for entry in entries]
+    broken = dict.fromkeys(f.dataset for f in findings if f.dataset and f.dataset not in good)
+    if not entries and not broken:
+        return [], findings
+    picked = choose([*entries, *(DatasetEntry(name, "", "") for name in broken)], choice)
+    names = [entry.name for entry in picked]
+    return [e for e in picked if e.name in good], [f for f in findings if not f.dataset or f.dataset in names]
+
+
 def make_row(
     *turns: str,
     image: str | list[str] | None = None,
@@ -252,8 +272,6 @@ def write_meta(path: str | Path, datasets: dict[str, dict[str, Any]]) -> Path:
                 raise ConfigError(f"dataset {show(name)}: unknown key {show(key)}", do=did_you_mean(key, META_KEYS))
     lines = [f"  {dump(name)}: {dump(given)}" for name, given in datasets.items()]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
-
-    def write(file: BinaryIO) -> None:
+    with atomically(path) as file:
         file.write(text.encode("utf-8"))
-
-    return write_atomically(path, write)
+    return Path(path)

@@ -10,7 +10,8 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -104,15 +105,19 @@ def dump(value: Any) -> str:
     return text
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> Path:
-    """``write`` fills a file beside ``path``, which then takes its name. Raises OutputError; the old file stays."""
+@contextmanager
+def atomically(path: str | Path) -> Iterator[BinaryIO]:
+    """A file beside ``path`` to write into, which takes its name when the block ends well; else the old file stays.
+
+    Raises OutputError when the disk is full or the folder cannot be written.
+    """
     path = Path(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
-            write(file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -123,14 +128,11 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> Pat
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
-    return path
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> Path:
     """Rows as UTF-8 JSONL, one object a line, keys in the order given. Raises OutputError, DataError."""
-
-    def write(file: BinaryIO) -> None:
+    with atomically(path) as file:
         for row in rows:
             file.write(dump(row).encode("utf-8") + b"\n")
-
-    return write_atomically(path, write)
+    return Path(path)

@@ -54,9 +54,9 @@ class Sample:
     """One training conversation.
 
     ``images`` and ``video`` are absolute paths. ``turns`` are (role, text), role "user" or "assistant" in turn,
-    beginning with "user" and ending with "assistant"; the user texts hold exactly one ``<image>`` per image, or one
-    ``<video>`` followed by a newline. ``label`` is what the row says, else what its first answer says. ``clip_s``
-    bounds a video to (start, end) seconds. ``max_tiles`` is None where the dataset does not set it.
+    beginning with "user" and ending with "assistant"; the user texts hold exactly one ``<image>`` per image; that of
+    a clip begins with ``<video>`` and a newline. ``label`` is what the row says, else what its first answer says.
+    ``clip_s`` bounds a video to (start, end) seconds. ``max_tiles`` is None where the dataset does not set it.
     """
 
     dataset: str
@@ -75,7 +75,7 @@ class Sample:
 
     @property
     def kind(self) -> str:
-        """ "text", "image" (one or several) or "video"."""
+        """Either "text", "image" (one or several) or "video"."""
         return "video" if self.video is not None else "image" if self.images else "text"
 
 
@@ -184,10 +184,14 @@ class _Reader:
                 f"{pictures} {IMAGE} in the text and {n_images} image{'' if n_images == 1 else 's'} given",
                 f"write {IMAGE} once for each image",
             )
-        if video and clips == 0:
-            return [("user", f"{VIDEO}\n{turns[0][1]}"), *turns[1:]]
         if video:
-            return [(role, _AFTER_VIDEO.sub(VIDEO + "\n", text)) for role, text in turns]
+            if clips and not turns[0][1].startswith(VIDEO):
+                self.note("video-place", f"{VIDEO} is not at the beginning of the first question", "the clip is put "
+                          "before that question", "warning")  # fmt: skip
+            turns = [(role, _AFTER_VIDEO.sub("", text)) for role, text in turns]
+            turns = [("user", f"{VIDEO}\n{turns[0][1].lstrip()}"), *turns[1:]]
+            if any(not text for _, text in turns[1:]):
+                raise self.reject("empty-turn", f"a turn holds nothing but {VIDEO}")
         return turns
 
     def label(self, row: dict[str, Any], answer: str) -> Verity | None:
