@@ -1,0 +1,162 @@
+"""Ask a loaded model: a batch of prompts with their tiles through one prefill, then words from the same cache.
+
+Prompts of different lengths are padded on the left. Not here: reading files or deciding (``detect``), the prompt's
+wording (``prompts``).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from internvl_detect.errors import DataError
+from internvl_detect.media.tiles import MEAN, STD
+from internvl_detect.model.checkpoint import LoadedModel
+from internvl_detect.model.score import YesNo, log_odds, yes_no_sets
+from internvl_detect.model.tokenizer import encode_text, special_id
+
+KIND_PHRASES = {
+    "ai_generated": ". The picture was generated",
+    "tampered": ". A part was edited",
+    "deepfake": ". The face was swapped",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question: its token ids, and the tiles (N, S, S, 3) uint8 that its ``<IMG_CONTEXT>`` tokens stand for."""
+
+    input_ids: Sequence[int]
+    tiles: np.ndarray
+
+
+@dataclass
+class Prefilled:
+    """A batch after its prefill: log odds of yes (B,), and what is needed to go on."""
+
+    log_odds: torch.Tensor
+    first_logits: torch.Tensor
+    mask: torch.Tensor
+    cache: Any
+
+
+class Answerer:
+    """Holds a model and its token sets; every method works on a batch, without gradients."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.tokenizer = loaded.need_tokenizer()
+        self.sets: YesNo = yes_no_sets(self.tokenizer)
+        self.stop = special_id(self.tokenizer, "<|im_end|>")
+        self.pad = self.tokenizer.pad_token_id or 0
+        mean, std = (torch.tensor(v, device=loaded.device).view(1, 3, 1, 1) for v in (MEAN, STD))
+        self._mean, self._std = mean, std
+
+    @torch.inference_mode()
+    def prefill(self, requests: Sequence[Request], *, keep_cache: bool = True) -> Prefilled:
+        """One forward over all requests; logits of the last position only."""
+        device = self.loaded.device
+        ids, mask = self._padded([r.input_ids for r in requests])
+        pixels = self._pixels([r.tiles for r in requests])
+        out = self.loaded.model(
+            input_ids=ids,
+            attention_mask=None if bool(mask.all()) else mask,
+            position_ids=_positions(mask).to(device),
+            pixel_values=pixels,
+            use_cache=keep_cache,
+            logits_to_keep=1,
+        )
+        logits = out.logits[:, -1]
+        return Prefilled(log_odds(logits, self.sets), logits, mask, out.past_key_values if keep_cache else None)
+
+    @torch.inference_mode()
+    def words(self, state: Prefilled, max_tokens: int = 64) -> list[str]:
+        """Greedy answers that go on from the prefill; the cache is used up. Two runs give the same words."""
+        mask, cache = state.mask, state.cache
+        token = state.first_logits.argmax(-1)
+        said = [token]
+        done = token == self.stop
+        for _ in range(max_tokens - 1):
+            if bool(done.all()):
+                break
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+            out = self.loaded.model(
+                input_ids=token[:, None],
+                attention_mask=mask,
+                position_ids=mask.sum(1, keepdim=True) - 1,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            token = torch.where(done, torch.full_like(token, self.stop), out.logits[:, -1].argmax(-1))
+            said.append(token)
+            done = done | (token == self.stop)
+        answers = torch.stack(said, 1).tolist()
+        cut = [ids[: ids.index(self.stop)] if self.stop in ids else ids for ids in answers]
+        return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in cut]
+
+    @torch.inference_mode()
+    def kinds(self, state: Prefilled, rows: Sequence[int]) -> list[str]:
+        """The likeliest kind of fake for each of ``rows`` of a prefilled batch: ai_generated, tampered or deepfake.
+
+        Compares log P("Yes" + phrase) per token over the phrases of KIND_PHRASES, on a copy of the cache.
+        """
+        if not rows:
+            return []
+        yes = self.sets.yes[int(state.first_logits[:, list(self.sets.yes)].mean(0).argmax())]
+        names = list(KIND_PHRASES)
+        phrases = [[yes, *encode_text(self.tokenizer, phrase)] for phrase in KIND_PHRASES.values()]
+        longest = max(map(len, phrases))
+        ids = torch.tensor([p + [self.pad] * (longest - len(p)) for p in phrases], device=state.mask.device)
+        real = torch.tensor([[1] * len(p) + [0] * (longest - len(p)) for p in phrases], device=state.mask.device)
+        cache = copy.deepcopy(state.cache)
+        cache.batch_select_indices(torch.tensor(list(rows), device=state.mask.device))
+        cache.batch_repeat_interleave(len(names))
+        before = state.mask[list(rows)].repeat_interleave(len(names), 0)
+        tail = real.repeat(len(rows), 1)
+        mask = torch.cat([before, tail], 1)
+        out = self.loaded.model(
+            input_ids=ids.repeat(len(rows), 1),
+            attention_mask=mask,
+            position_ids=_positions(mask)[:, -longest:],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logs = out.logits[:, :-1].float().log_softmax(-1)  # (rows x kinds, longest - 1, V)
+        wanted = ids.repeat(len(rows), 1)[:, 1:]
+        each = logs.gather(-1, wanted[..., None])[..., 0] * tail[:, 1:]
+        score = (each.sum(1) / tail[:, 1:].sum(1)).view(len(rows), len(names))
+        return [names[i] for i in score.argmax(1).tolist()]
+
+    def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        longest = max(map(len, prompts))
+        limit = self.loaded.config.text_config.max_position_embeddings
+        if longest > limit:
+            raise DataError(
+                f"a prompt of {longest} tokens",
+                expected=f"at most {limit} for this model",
+                do="use fewer tiles or frames",
+            )
+        ids = [[self.pad] * (longest - len(p)) + list(p) for p in prompts]
+        mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
+        device = self.loaded.device
+        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+    def _pixels(self, tiles: Sequence[np.ndarray]) -> torch.Tensor | None:
+        filled = [t for t in tiles if len(t)]
+        if not filled:
+            return None
+        # uint8 goes to the device, a quarter of the bytes; the arithmetic is the reference's, step by step.
+        whole = torch.from_numpy(np.concatenate(filled)).to(self.loaded.device)
+        scaled = whole.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        return scaled.sub_(self._mean).div_(self._std).to(self.loaded.dtype)
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    """Positions that start at the first real token; padding gets 0."""
+    return (mask.cumsum(1) - 1).clamp_(min=0)
