@@ -104,6 +104,7 @@ class Report:
         lines = [finding.format() for finding in self.rows]
         if (left := self.n_errors + self.n_warnings - len(self.rows)) > 0:
             lines.append(f"... and {left} more of the same kinds: {dict(self.by_code.most_common(6))}")
+        lines += [note for note in self.notes if "working directory" in note]
         for one in self.datasets:
             tokens = f", at most {one.tokens_max} tokens" if one.tokens_max else ""
             lines.append(

@@ -164,7 +164,7 @@ def _csv(file: BinaryIO, bad: Callable[..., None]) -> Iterator[tuple[int, dict[s
                 raise DataError("an empty manifest", expected="a first line that names the columns") from None
             return
         except csv.Error as error:
-            bad(line, f"bad CSV: {error}", "is a quotation mark left open?")
+            bad(line, f"bad CSV: {str(error).split(' - ')[0]}", "is a quotation mark left open?")
             continue
         if header is None and fields:
             header = fields
@@ -188,10 +188,13 @@ def write_manifest(path: str | Path, rows: Iterable[ManifestRow]) -> Path:
                 file.write(dump(dataclasses.asdict(row)).encode("utf-8") + b"\n")
             return Path(path)
         buffer = io.StringIO(newline="")
-        writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
-        writer.writerow(COLUMNS)
+        minimal = csv.writer(buffer, lineterminator="\n")
+        quoted = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        minimal.writerow(COLUMNS)
         for row in rows:
-            writer.writerow(dataclasses.astuple(row))
+            fields = dataclasses.astuple(row)
+            # A lone carriage return is left bare by the minimal writer, and ends the row for every reader.
+            (quoted if any("\r" in field for field in fields) else minimal).writerow(fields)
             if not well_formed(buffer.getvalue()):
                 raise DataError(f"a manifest row that is not text: {show(row.path)}")
             file.write(buffer.getvalue().encode("utf-8"))
@@ -217,7 +220,7 @@ def split_by_group(rows: Iterable[ManifestRow], fractions: Mapping[str, float], 
     negative or do not sum to 1.
     """
     shares = {name: float(share) for name, share in fractions.items()}
-    if not shares or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+    if not shares or min(shares.values()) < 0 or not abs(sum(shares.values()) - 1) <= 1e-6:
         raise ConfigError(f"split fractions {shares}", expected="shares from 0 to 1 that sum to 1")
     last = [name for name, share in shares.items() if share > 0][-1]
 
