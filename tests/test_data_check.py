@@ -121,11 +121,12 @@ def test_too_many_tokens_are_an_error_and_a_failing_counter_is_that_rows_problem
         if sample.line == 2:
             raise ValueError("odd row")
         if sample.line == 3:
-            raise DataError("no such marker")
+            raise DataError(f"{sample.file}:3: no such marker")
         return 10 * sample.line
 
     report = check(meta(tmp_path, pics, [make_row("a", "b")] * 6), token_counter=count, max_tokens=50)
     assert found(report) == [("token-count", 2), ("token-count", 3), ("too-long", 6)]
+    assert report.rows[1].problem == "no such marker"
     assert "60 tokens, and 50 are allowed" in report.rows[-1].problem
     assert (report.datasets[0].tokens_max, report.datasets[0].usable) == (60, 3)
 

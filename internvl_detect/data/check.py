@@ -241,7 +241,8 @@ class _DatasetCheck:
         try:
             n = self.token_counter(sample)
         except IvdetectError as error:
-            self.note("error", "token-count", sample.line, error.found, error.do)
+            problem = error.found.removeprefix(f"{sample.file}:{sample.line}: ")
+            self.note("error", "token-count", sample.line, problem, error.do or error.expected)
             return False
         except Exception as error:  # a row the counter cannot take is that row's problem
             problem = f"its tokens could not be counted: {type(error).__name__}: {show(str(error), 120)}"
