@@ -67,13 +67,13 @@ def read_packets(container: Any, stream: Any, most: int) -> Packets:
                 raise MediaError(f"a clip of more than {most} frames", expected=f"at most {most} frames")
             if packet.is_corrupt:
                 broken = broken or f"packet {count} is damaged"
-            if packet.pts is None or packet.dts is None:
+            if packet.pts is None:
                 exact = False
                 continue
             if packet.is_keyframe:
                 keys.append(len(pts))
             pts.append(packet.pts)
-            dts.append(packet.dts)
+            dts.append(packet.pts if packet.dts is None else packet.dts)
             last = packet.duration or last
             if not packet.is_discard:
                 shown.append(packet.pts)
@@ -137,9 +137,9 @@ class _Walk:
 
     def seek(self, key: int) -> None:
         """Seek to packet ``key``. Raises ``LookupError`` when the container lands behind it."""
-        by_dts = self.container.format.name.startswith("mov")
+        by_dts = self.container.format.name.startswith("mov")  # what each container's index is sorted by
         where = self.packets.dts[key] if by_dts else self.packets.pts[key]
-        self.container.seek(where if key else self.packets.dts[0], stream=self.stream, backward=True)
+        self.container.seek(where, stream=self.stream, backward=True)
         self.context.flush_buffers()
         self.feed = self._packets_from(key)
         self.at = key

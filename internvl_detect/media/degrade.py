@@ -1,6 +1,6 @@
 """What the internet does to pictures, as pure functions, and the seeded policy that ``data_augment`` turns on.
 
-Each operation takes an RGB picture and explicit parameters and returns a new RGB picture; given a random generator where
+Each operation takes an RGB picture and explicit parameters and returns a new RGB picture, given a generator where
 it needs chance. Same picture, same parameters, same seed: same bytes. Not a model of any camera or platform.
 
     degrade(rgb, "jpeg", quality=70)

@@ -1,0 +1,98 @@
+"""Degradations: pure, seeded, RGB in and RGB out, and unknown names are errors.
+
+Run: ``python -m pytest tests/test_degrade.py``
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image as PILImage
+
+from internvl_detect.errors import ConfigError
+from internvl_detect.media.degrade import LEAST_PX, OPERATIONS, augment, degrade
+
+
+def picture(width: int = 90, height: int = 70) -> PILImage.Image:
+    y, x = np.mgrid[:height, :width]
+    values = np.stack([x * 2 % 256, y * 3 % 256, (x * y) % 256], -1).astype(np.uint8)
+    return PILImage.fromarray(values)
+
+
+PARAMETERS = {
+    "jpeg": {"quality": 70},
+    "webp": {"quality": 60},
+    "resize": {"factor": 0.5},
+    "blur": {"radius": 1.5},
+    "noise": {"sigma": 8.0},
+    "crop": {"box_xyxy": (5, 6, 60, 50)},
+    "flip": {},
+}
+
+
+def apply(name: str, rgb: PILImage.Image) -> PILImage.Image:
+    extra = {"rng": np.random.default_rng(3)} if name == "noise" else {}
+    return degrade(rgb, name, **PARAMETERS[name], **extra)
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_every_operation_is_pure_and_repeatable(name: str) -> None:
+    rgb = picture()
+    rgb.info["comment"] = "kept"
+    before = rgb.tobytes()
+    first, second = apply(name, rgb), apply(name, rgb)
+    assert rgb.tobytes() == before and rgb.info == {"comment": "kept"}
+    assert first.mode == "RGB" and first.tobytes() == second.tobytes()
+    assert first.tobytes() != before
+
+
+def test_operations_do_what_their_names_say() -> None:
+    rgb = picture()
+    values = np.asarray(rgb).astype(int)
+    assert apply("resize", rgb).size == (45, 35)
+    assert np.array_equal(np.asarray(apply("crop", rgb)), values[6:50, 5:60])
+    assert np.array_equal(np.asarray(apply("flip", rgb)), values[:, ::-1])
+    assert np.asarray(apply("blur", rgb)).std() < values.std()
+    off = [np.abs(np.asarray(degrade(rgb, "jpeg", quality=q)).astype(int) - values).mean() for q in (95, 60, 20)]
+    assert off == sorted(off)
+    grey = PILImage.new("RGB", (200, 200), (128, 128, 128))
+    noisy = np.asarray(degrade(grey, "noise", sigma=10.0, rng=np.random.default_rng(0))).astype(float)
+    assert noisy.std() == pytest.approx(10, rel=0.05) and noisy.mean() == pytest.approx(128, abs=0.3)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_augment_gives_the_same_bytes_for_the_same_seed_at_any_size(width: int, height: int, seed: int) -> None:
+    rgb = picture(width, height)
+    first, second = (augment(rgb, np.random.default_rng(seed)) for _ in range(2))
+    assert first.mode == "RGB" and first.size == second.size and first.tobytes() == second.tobytes()
+    assert min(first.size) >= min(LEAST_PX, width, height)
+
+
+def test_augment_uses_every_step_and_leaves_some_pictures_alone() -> None:
+    rgb = picture()
+    outcomes = [augment(rgb, np.random.default_rng(seed)) for seed in range(120)]
+    assert any(out.tobytes() == rgb.tobytes() for out in outcomes)
+    assert any(out.width > rgb.width for out in outcomes) and any(out.width < rgb.width for out in outcomes)
+    assert any(out.tobytes() == degrade(rgb, "flip").tobytes() for out in outcomes)
+    assert len({out.tobytes() for out in outcomes}) > 60
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("melt", {}),
+        ("jpeg", {"quality": 0}),
+        ("jpeg", {"strength": 3}),
+        ("jpeg", {}),
+        ("resize", {"factor": 0}),
+        ("blur", {"radius": -1}),
+        ("crop", {"box_xyxy": (0, 0, 500, 5)}),
+        ("crop", {"box_xyxy": (5, 5, 5, 9)}),
+    ],
+)
+def test_unknown_names_and_wrong_parameters_are_errors(name: str, parameters: dict) -> None:
+    with pytest.raises(ConfigError):
+        degrade(picture(), name, **parameters)
