@@ -1,0 +1,133 @@
+"""Rows of encoded samples for the trainer: opens media, augments, cuts tiles, builds ids and labels.
+
+What row i holds depends on (settings, seed, i) alone, so a resumed run sees the same pictures. Not here: which samples
+share a row (``packing``), lengths (``corpus``), tensors (``collate``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from internvl_detect.data.conversations import Sample
+from internvl_detect.errors import IvdetectError, OutputError
+from internvl_detect.media.image import open_image
+from internvl_detect.media.tiles import TileSettings, count_tiles, cut_tiles
+from internvl_detect.train.collate import Broken, Item, Row
+from internvl_detect.train.corpus import Corpus, Encoding, Problem, placed
+from internvl_detect.train.packing import Plan
+
+TRUTH = {"real": 0, "fake": 1}
+
+
+class Rows(Dataset):
+    """Row i of ``plan`` as a list of Items. With ``on_broken`` "skip" a sample that fails now is left out and listed
+    in ``skipped_file``; with "error" it becomes a Broken. ``augment`` False never degrades (validation)."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        encoding: Encoding,
+        plan: Plan,
+        *,
+        seed: int = 0,
+        augment: bool = True,
+        on_broken: str = "skip",
+        skipped_file: str = "",
+    ) -> None:
+        self.corpus, self.encoding, self.plan = corpus, encoding, plan
+        self.seed, self.augment, self.on_broken, self.skipped_file = seed, augment, on_broken, skipped_file
+
+    def __len__(self) -> int:
+        return len(self.plan.rows)
+
+    def __getitem__(self, row: int) -> Row:
+        items: Row = []
+        for entry in self.plan.rows[row]:
+            number, epoch = self.plan.sample(entry)
+            try:
+                rng = np.random.default_rng([self.seed, epoch, number]) if self.augment else None
+                items.append(encode_sample(self.corpus[number], self.encoding, rng, tag=number))
+            except IvdetectError as error:
+                dataset, file, line = self.corpus.place(number)
+                if self.on_broken == "error":
+                    ended = placed(error, file, line)
+                    return [Broken(ended.found, ended.expected, ended.do)]
+                if self.skipped_file:
+                    append_line(self.skipped_file, Problem(dataset, file, line, str(error)).to_dict())
+        return items
+
+
+def encode_sample(sample: Sample, encoding: Encoding, rng: np.random.Generator | None = None, *, tag: int = -1) -> Item:
+    """One sample ready for a row. ``rng`` degrades its pictures when its dataset asks for that (None: never).
+
+    Raises MediaError or DataError for a sample that cannot be used.
+    """
+    pixels: list[np.ndarray] = []
+    seed = int(rng.integers(2**31)) if rng is not None else 0
+    if sample.video is not None:
+        fit = encoding.fit(sample, [])
+        counts = list(fit.tiles_per_image)
+        for frame in _frames(sample, len(counts)):
+            pixels.append(cut_tiles(frame, fit.settings, seed=seed).pixels[:1])
+    else:
+        opened = [open_image(path).rgb for path in sample.images]
+        fit = encoding.fit(sample, [p.size for p in opened])
+        counts = []
+        for picture, planned in zip(opened, fit.tiles_per_image, strict=True):
+            settings = fit.settings
+            if rng is not None and sample.data_augment:
+                picture = _augmented(picture, rng)
+                settings = _at_most(picture.size, settings, planned)
+            tiles = cut_tiles(picture, settings, seed=seed).pixels
+            counts.append(len(tiles))
+            pixels.append(tiles)
+    encoded = encoding.encode(sample, counts)
+    return Item(
+        encoded.input_ids,
+        encoded.labels,
+        np.concatenate(pixels) if pixels else None,
+        TRUTH.get(sample.label or "", -1),
+        tag,
+    )
+
+
+def _at_most(size_wh: tuple[int, int], settings: TileSettings, planned: int) -> TileSettings:
+    """Settings that cut a picture whose shape an augmentation changed into no more tiles than its row has room for."""
+    limit = settings.max_tiles
+    while count_tiles(*size_wh, settings) > planned and limit > 1:
+        limit -= 1
+        settings = replace(settings, max_tiles=limit, min_tiles=min(settings.min_tiles, limit))
+    return settings
+
+
+def _augmented(picture: Any, rng: np.random.Generator) -> Any:
+    from internvl_detect.media.degrade import augment
+
+    return augment(picture, rng)
+
+
+def _frames(sample: Sample, count: int) -> Sequence[Any]:
+    from internvl_detect.media.video import open_video
+
+    bound = getattr(sample, "clip_s", None)
+    return open_video(sample.video, frames=count, bound=bound).frames
+
+
+def append_line(path: str, row: dict[str, Any]) -> None:
+    """One JSON line in one write, so that several processes may add to a file. Raises OutputError."""
+    line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(handle, line)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise OutputError(f"{path} could not be written: {error.strerror}", do="free space") from None

@@ -1,0 +1,166 @@
+"""What a run leaves behind: the adapter or model folder with its calibration, metrics.json, and the result in Python.
+
+Not here: training (``finetune``), the rest of the run folder (``run_folder``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from internvl_detect.config import TrainConfig
+from internvl_detect.evaluate.metrics import auc_interval
+from internvl_detect.model.adapter import save_adapter
+from internvl_detect.model.calibration import Calibration, calibrate
+from internvl_detect.model.checkpoint import LoadedModel
+from internvl_detect.model.save import save_native
+from internvl_detect.train.corpus import Encoding
+from internvl_detect.train.run_folder import RunFolder, read_json, write_json, write_text
+from internvl_detect.train.validation import Scored
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came out. ``adapter`` or ``model`` is the folder written. ``before`` and ``after`` (the best model's) are
+    detection metrics on the validation choice, empty without one; ``skipped`` counts samples that could not be used.
+    """
+
+    folder: Path
+    adapter: Path | None = None
+    model: Path | None = None
+    steps: int = 0
+    train_loss: float | None = None
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    best_step: int | None = None
+    resumed_from: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    already_finished: bool = False
+
+    @property
+    def result(self) -> Path:
+        """The adapter or, when parts of the base were trained, the whole model."""
+        return self.adapter or self.model or self.folder
+
+
+def gives_adapter(config: TrainConfig) -> bool:
+    """Whether the result is an adapter: nothing of the base itself is trained."""
+    parts = config.train
+    return config.uses_lora and "full" not in (parts.language, parts.vision, parts.projector)
+
+
+def fit_calibration(config: TrainConfig, scored: Scored | None) -> Calibration:
+    """Fitted on the validation scores of the model that is kept; the uncalibrated default without any."""
+    if scored is None:
+        return Calibration(note="not calibrated: no validation choice")
+    return calibrate(
+        scored.scores.tolist(),
+        scored.truths.tolist(),
+        config.eval.target_error,
+        fitted_on=f"validation choice {config.val_data_choice}",
+    )
+
+
+def write_weights(
+    config: TrainConfig,
+    folder: RunFolder,
+    trainer: Any,
+    loaded: LoadedModel,
+    encoding: Encoding,
+    calibration: Calibration,
+) -> Path:
+    """Write adapter/ or model/ with its settings; every process must call it. Raises OutputError."""
+    settings = dataclasses.replace(
+        loaded.settings,
+        tiles=encoding.tiles,
+        video_last_newline=encoding.video_last_newline,
+        share_qkv_a=loaded.settings.share_qkv_a if config.adapter_path else config.lora.share_qkv_a,
+        calibration=calibration.to_dict() if calibration.fitted else None,
+        base_fingerprint=loaded.fingerprint,
+        base_name=loaded.name,
+    )
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    target = folder.file("adapter" if gives_adapter(config) else "model")
+    if not trainer.is_world_process_zero():
+        return target
+    if gives_adapter(config):
+        save_adapter(_Gathered(model, state) if sharded else model, target, settings)
+        return target
+    if state is not None:
+        model.load_state_dict(state, assign=True)
+    if config.uses_lora:
+        model = model.merge_and_unload()
+    kind = torch.float32 if config.precision == "fp32" else torch.bfloat16
+    loaded.model = model.to(device="cpu", dtype=kind)
+    loaded.settings = dataclasses.replace(settings, base_fingerprint=None, base_name=None)
+    shutil.rmtree(target, ignore_errors=True)
+    return save_native(loaded, target)
+
+
+class _Gathered:
+    """A sharded model that saves the tensors gathered from all processes."""
+
+    def __init__(self, model: Any, state: dict[str, Any]) -> None:
+        self.model, self.state = model, state
+
+    def save_pretrained(self, folder: str) -> None:
+        self.model.save_pretrained(folder, state_dict=self.state)
+
+
+def metrics_with_interval(scored: Scored | None) -> dict[str, Any]:
+    """The metrics, and the 95 % bootstrap interval of the AUC."""
+    if scored is None:
+        return {}
+    low, high = auc_interval(scored.scores.tolist(), scored.truths.tolist())
+    return {**scored.metrics(), "auc_low": low, "auc_high": high}
+
+
+def store(result: RunResult, config: TrainConfig, calibration: Calibration) -> None:
+    """Write metrics.json, the last file of a run. Raises OutputError."""
+    content = {k: v for k, v in dataclasses.asdict(result).items() if k not in ("folder", "adapter", "model")}
+    content.pop("already_finished")
+    extra = {"metric": config.eval.metric, "result": result.result.name, "calibration": calibration.to_dict()}
+    write_json(result.folder / "metrics.json", {"finished": True, **content, **extra})
+
+
+def stored_result(folder: RunFolder) -> RunResult:
+    """The result of a run that was finished earlier."""
+    said = read_json(folder.file("metrics.json"))
+    fields = {f.name for f in dataclasses.fields(RunResult)} - {"folder", "adapter", "model", "already_finished"}
+    values = {k: v for k, v in said.items() if k in fields}
+    place = {said.get("result", "adapter"): folder.file(str(said.get("result", "adapter")))}
+    return RunResult(folder.path, place.get("adapter"), place.get("model"), **values, already_finished=True)
+
+
+def settle_skipped(folder: RunFolder) -> int:
+    """Leaves each skipped sample once in skipped.jsonl and counts them."""
+    file = folder.file("skipped.jsonl")
+    if not file.is_file():
+        return 0
+    unique: dict[tuple[Any, Any], str] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        unique.setdefault((row.get("file"), row.get("line")), line)
+    write_text(file, "".join(line + "\n" for line in unique.values()))
+    return len(unique)
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether a write failed for want of space, in the words of Python, safetensors or torch."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    said = str(error)
+    return any(w in said for w in ("No space left", "PytorchStreamWriter failed", "unexpected pos", "os error 28"))
