@@ -103,6 +103,7 @@ def attach_adapter(loaded: LoadedModel, folder: Path, *, trainable: bool = False
     _attach(loaded, factors, alpha, float(said.get("lora_dropout") or 0.0), bool(said.get("use_rslora")), share, said)
     if settings:
         loaded.settings = settings
+    loaded.name += f"+{folder.name if folder.name != 'adapter' else folder.resolve().parent.name}"
     for name, parameter in loaded.model.named_parameters():
         parameter.requires_grad_(trainable and ".lora_" in name)
 

@@ -44,6 +44,13 @@ class Prefilled:
     mask: torch.Tensor
     cache: Any
 
+    def select(self, rows: Sequence[int]) -> Prefilled:
+        """These rows alone, with a cache of their own."""
+        index = torch.tensor(list(rows), device=self.mask.device)
+        cache = copy.deepcopy(self.cache)
+        cache.batch_select_indices(index)
+        return Prefilled(self.log_odds[index], self.first_logits[index], self.mask[index], cache)
+
 
 class Answerer:
     """Holds a model and its token sets; every method works on a batch, without gradients."""
@@ -114,10 +121,10 @@ class Answerer:
         longest = max(map(len, phrases))
         ids = torch.tensor([p + [self.pad] * (longest - len(p)) for p in phrases], device=state.mask.device)
         real = torch.tensor([[1] * len(p) + [0] * (longest - len(p)) for p in phrases], device=state.mask.device)
-        cache = copy.deepcopy(state.cache)
-        cache.batch_select_indices(torch.tensor(list(rows), device=state.mask.device))
+        chosen = state.select(rows)
+        cache = chosen.cache
         cache.batch_repeat_interleave(len(names))
-        before = state.mask[list(rows)].repeat_interleave(len(names), 0)
+        before = chosen.mask.repeat_interleave(len(names), 0)
         tail = real.repeat(len(rows), 1)
         mask = torch.cat([before, tail], 1)
         out = self.loaded.model(

@@ -20,6 +20,7 @@ from internvl_detect.model.folder import read_json
 from internvl_detect.model.prompts import SYSTEM_MESSAGE
 
 FILE = "ivdetect.json"
+CLIP_SCORES = ("prompt", "frames")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class AdapterSettings:
 
     ``video_last_newline`` tells whether the last frame's tag is followed by a newline in the prompt; ``calibration`` is
     the dict of a Calibration or None; ``base_fingerprint`` names the base that an adapter was trained on; ``about`` is
-    said wherever the model answers.
+    said wherever the model answers. ``clip_score`` "prompt" asks about all frames at once, as the original does;
+    "frames" suits a model trained on pictures alone: frames are asked one by one and their scores aggregated.
+    ``frame_tiles`` is the number of tiles of a frame that is asked alone.
     """
 
     tiles: TileSettings = field(default_factory=TileSettings)
@@ -39,6 +42,8 @@ class AdapterSettings:
     base_fingerprint: str | None = None
     base_name: str | None = None
     about: str | None = None
+    clip_score: str = "prompt"
+    frame_tiles: int = 1
 
     @classmethod
     def of_folder(cls, folder: Path, config: InternVLConfig, raw: Mapping[str, Any]) -> AdapterSettings:
@@ -65,10 +70,18 @@ class AdapterSettings:
                 expected=f"only {', '.join(sorted(known))}",
                 do="it may come from a newer version of this program: update it",
             )
-        types = {"video_last_newline": bool, "share_qkv_a": bool, "system_message": str}
+        types = {
+            "video_last_newline": bool,
+            "share_qkv_a": bool,
+            "system_message": str,
+            "clip_score": str,
+            "frame_tiles": int,
+        }
         for key, kind in types.items():
             if key in content and not isinstance(content[key], kind):
                 raise AdapterError(f"{folder / FILE}: {key} is {content[key]!r}", expected=f"a {kind.__name__}")
+        if content.get("clip_score", "prompt") not in CLIP_SCORES:
+            raise AdapterError(f"{folder / FILE}: clip_score is {content['clip_score']!r}", expected="prompt or frames")
         try:
             if "tiles" in content:
                 content["tiles"] = TileSettings.from_dict(content["tiles"])
