@@ -96,8 +96,6 @@ class Checkpoints(TrainerCallback):
             torch.distributed.barrier()
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody needs: run.yaml says it all
-            (folder / "README.md").unlink(missing_ok=True)
             mark_complete(folder, {"step": state.global_step, **self.facts})
 
 

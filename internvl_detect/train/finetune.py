@@ -20,6 +20,7 @@ import torch
 from accelerate import PartialState
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback
+from transformers.utils.logging import disable_progress_bar
 
 from internvl_detect.config import TrainConfig
 from internvl_detect.errors import DataError, IvdetectError, OutputError
@@ -55,6 +56,7 @@ def run(config: TrainConfig) -> RunResult:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)  # libraries about each other's next version
+            disable_progress_bar()  # theirs; ours is one line
             return _run(config)
     except IvdetectError:
         raise

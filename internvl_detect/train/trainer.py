@@ -1,20 +1,25 @@
-"""transformers' Trainer, told three things: the loss on answers only, detection metrics, and factors on the rate.
+"""transformers' Trainer, told four things: the loss on answers only, detection metrics, factors on the rate, and how
+the trained weights lie in a checkpoint.
 
-Everything else (accumulation, mixed precision, DDP, FSDP, DeepSpeed, checkpoints) is the Trainer's own. Not here:
+Everything else (accumulation, mixed precision, DDP, FSDP, DeepSpeed, optimiser state) is the Trainer's own. Not here:
 settings and files (``finetune``), what is printed and logged (``callbacks``).
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from internvl_detect.config import ScaleSection
+from internvl_detect.errors import CheckpointError
 from internvl_detect.train.loss import answer_loss
 from internvl_detect.train.validation import Scored, Validator, raise_broken
 
+WEIGHTS = "trainable.safetensors"
 PARTS = {"vision": ".vision_tower.", "projector": ".multi_modal_projector."}
 
 
@@ -78,3 +83,51 @@ class DetectionTrainer(Trainer):
             **options,
         )
         return self.optimizer
+
+    # The Trainer would save a whole model under renamed keys, and on resuming load what matches: nothing, silently.
+    # Here a checkpoint holds exactly the trained tensors (LoRA, whole parts, or both) by their names in memory.
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        values = trained(self.model)
+        if state_dict is not None:  # gathered from the shards of all processes
+            values = {k: v for k, v in state_dict.items() if k in values}
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in values.items()}, str(folder / WEIGHTS), {"format": "pt"}
+        )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_trained(self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            load_trained(self.model, Path(self.state.best_model_checkpoint))
+
+
+def trained(model: Any) -> dict[str, torch.Tensor]:
+    """The tensors that training changes, by name; one that several layers share comes once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def load_trained(model: Any, folder: Path) -> None:
+    """Puts the trained tensors of a checkpoint into ``model``. Raises CheckpointError unless they fit one to one."""
+    wanted = trained(model)
+    stored = load_file(str(folder / WEIGHTS))
+    odd = sorted(set(wanted) ^ set(stored)) or [k for k, v in stored.items() if v.shape != wanted[k].shape]
+    if odd:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} does not fit this model: {len(odd)} tensors, first {odd[0]}",
+            expected="a checkpoint of this run",
+            do="start afresh with --set resume=never",
+        )
+    with torch.no_grad():
+        for name, value in stored.items():
+            wanted[name].copy_(value)
