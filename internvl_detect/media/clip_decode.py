@@ -101,15 +101,15 @@ def pick_by_index(
     rising = all(a < b for a, b in zip(key_pts, key_pts[1:], strict=False))
     picked: dict[int, av.VideoFrame] = {}
     walk = _Walk(container, stream, packets, wanted)
-    if not seek:
-        walk.begin()
     try:
         for pts in sorted(wanted):
             if wanted[pts] in picked:
                 continue
-            key = packets.keys[bisect_right(key_pts, pts) - 1] if seek and rising and pts >= key_pts[0] else 0
+            key = packets.keys[bisect_right(key_pts, pts) - 1] if rising and pts >= key_pts[0] else 0
             if seek and (walk.at is None or key - walk.at >= SEEK_WORTH):
                 walk.seek(key)
+            elif walk.at is None or key > walk.at:
+                walk.drop_until(key)
             for frame in walk.until(pts):
                 if frame.pts in wanted:
                     picked[wanted[frame.pts]] = frame
@@ -121,7 +121,7 @@ def pick_by_index(
 
 
 class _Walk:
-    """Feeds packets to the decoder from some keyframe on. ``at`` is the number of the next packet."""
+    """Feeds packets to the decoder from some keyframe on. ``at`` is the number of the next packet, None before any."""
 
     def __init__(self, container: Any, stream: Any, packets: Packets, wanted: dict[int, int]) -> None:
         self.container, self.stream, self.packets, self.wanted = container, stream, packets, wanted
@@ -129,20 +129,21 @@ class _Walk:
         self.skipping = self.context.name in SKIPPING
         self.number = {pts: n for n, pts in enumerate(packets.pts)}
         self.at: int | None = None
+        self.read: Iterator[Any] = container.demux(stream)
         self.feed: Iterator[Any] = iter(())
 
-    def begin(self) -> None:
-        """From where a fresh container stands: its start."""
-        self.feed, self.at = self._packets_from(0), 0
-
     def seek(self, key: int) -> None:
-        """Seek to packet ``key``. Raises ``LookupError`` when the container lands behind it."""
+        """Go on from packet ``key`` by a seek; ``until`` raises ``LookupError`` when the container landed behind it."""
         by_dts = self.container.format.name.startswith("mov")  # what each container's index is sorted by
         where = self.packets.dts[key] if by_dts else self.packets.pts[key]
         self.container.seek(where, stream=self.stream, backward=True)
+        self.read = self.container.demux(self.stream)
+        self.drop_until(key)
+
+    def drop_until(self, key: int) -> None:
+        """Go on from packet ``key``, reading those before it without decoding them."""
         self.context.flush_buffers()
-        self.feed = self._packets_from(key)
-        self.at = key
+        self.feed, self.at = self._packets_from(key), key
 
     def until(self, pts: int) -> Iterator[av.VideoFrame]:
         """Frames in order of showing, up to and including the one of this timestamp, or to the end of the clip."""
@@ -158,7 +159,7 @@ class _Walk:
 
     def _packets_from(self, key: int) -> Iterator[Any]:
         waiting = True
-        for packet in self.container.demux(self.stream):
+        for packet in self.read:
             if waiting:
                 number = self.number.get(packet.pts, -1) if packet.size else len(self.number)
                 if number > key:
