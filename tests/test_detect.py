@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internvl_detect.aggregate import clip_score, synthetic_stretch
 from internvl_detect.detect import Detector
+from internvl_detect.detect.aggregate import clip_score, synthetic_stretch
 from internvl_detect.errors import CheckpointError, ConfigError, MediaError
 from internvl_detect.media.tiles import cut_tiles
 from internvl_detect.model.answer import Answerer, Request

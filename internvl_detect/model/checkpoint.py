@@ -10,22 +10,22 @@ the folder. A missing, extra or wrongly shaped tensor is an error that names it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from internvl_detect.errors import CheckpointError, ConfigError, IvdetectError
 from internvl_detect.model.adapter import attach_adapter, attach_inner_lora
-from internvl_detect.model.convert import native_config, tensor_targets
+from internvl_detect.model.convert import tensor_targets
 from internvl_detect.model.embedded import resolve
 from internvl_detect.model.fingerprint import fingerprint
-from internvl_detect.model.folder import Form, Shards, form_of, open_shards, read_json
+from internvl_detect.model.folder import Shards, open_shards
+from internvl_detect.model.parts import ModelParts, read_parts
 from internvl_detect.model.settings import AdapterSettings
-from internvl_detect.model.tokenizer import build_tokenizer, special_id
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -35,34 +35,18 @@ _CPU_FLOAT32_LIMIT = 10**9  # parameters; above, "auto" keeps the stored type so
 
 
 @dataclass
-class LoadedModel:
+class LoadedModel(ModelParts):
     """A model ready for use, with what belongs to it.
 
-    ``model`` is an InternVLForConditionalGeneration, wrapped by PEFT when an adapter is on it. ``tokenizer`` is None
-    when the folder has none. ``fingerprint`` identifies the base whatever its form or dtype. ``settings`` say how
-    pictures are tiled and questions asked, and hold the calibration.
+    ``model`` is an InternVLForConditionalGeneration, wrapped by PEFT when an adapter is on it. ``fingerprint``
+    identifies the base whatever its form or dtype. ``settings`` say how pictures are tiled and questions asked, and
+    hold the calibration; an adapter's own replace the base's.
     """
 
-    model: Any
-    tokenizer: PreTrainedTokenizerFast | None
-    image_processor: GotOcr2ImageProcessorPil
-    config: InternVLConfig
-    path: Path
-    form: Form
-    fingerprint: str
-    name: str
-    settings: AdapterSettings
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def tokens_per_tile(self) -> int:
-        """Language-model tokens that one tile becomes: 256 at 448 px."""
-        return int(self.config.image_seq_length)
-
-    @property
-    def tile_px(self) -> int:
-        """Side of the ViT's input in pixels."""
-        return int(self.config.vision_config.image_size[0])
+    model: Any = None
+    image_processor: GotOcr2ImageProcessorPil | None = None
+    fingerprint: str = ""
+    name: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -71,16 +55,6 @@ class LoadedModel:
     @property
     def dtype(self) -> torch.dtype:
         return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
-
-    def need_tokenizer(self) -> PreTrainedTokenizerFast:
-        """The tokenizer; raises CheckpointError where the folder has none."""
-        if self.tokenizer is None:
-            raise CheckpointError(
-                f"{self.path} has no tokenizer",
-                expected="tokenizer.model beside the weights",
-                do="copy the tokenizer files of the model into that folder",
-            )
-        return self.tokenizer
 
 
 def load_base(
@@ -99,53 +73,33 @@ def load_base(
     "eager" or an attention kernel that transformers knows. ``quantize`` "nf4" or "int8" needs a native folder, a GPU
     and bitsandbytes. Raises CheckpointError (AdapterError) saying what does not fit.
     """
-    folder, adapter = resolve(path, adapter)
-    config_file = read_json(folder / "config.json")
-    shards = open_shards(folder)
-    form = form_of(folder, config_file, shards)
+    _, adapter = resolve(path, adapter)
+    parts = read_parts(path)
     target = _device(device)
-    notes: list[str] = []
-    tokenizer = _tokenizer(folder, notes)
-    if form == "native":
-        config = InternVLConfig.from_dict(config_file)
-    else:
-        token = special_id(tokenizer, "<IMG_CONTEXT>") if tokenizer is not None else None
-        config = native_config(config_file, image_token_id=token)
-    if tokenizer is not None and len(tokenizer) > config.text_config.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer has {len(tokenizer)} tokens and the model {config.text_config.vocab_size}",
-            expected="the tokenizer of this model",
-        )
-    kind = _dtype(dtype, shards, target)
-    config.dtype = kind
-    settings = AdapterSettings.of_folder(folder, config, config_file)
-    if form == "native":
-        model = _load_native(folder, config, kind, target, attn, quantize)
+    kind = _dtype(dtype, parts.shards, target)
+    parts.config.dtype = kind
+    if parts.form == "native":
+        model = _load_native(parts.path, parts.config, kind, target, attn, quantize)
     elif quantize:
         raise CheckpointError(
-            f"{folder} is in the original format, which cannot be quantized while loading",
+            f"{parts.path} is in the original format, which cannot be quantized while loading",
             expected="a native folder",
-            do=f"run 'ivdetect convert {folder} DST' once and load DST",
+            do=f"run 'ivdetect convert {parts.path} DST' once and load DST",
         )
     else:
-        model = _empty(config, attn)
-        source = (pair for pair in shards.tensors() if ".lora_" not in pair[0])
-        _fill(model, _converted(source, config), kind, target)
+        model = _empty(parts.config, attn)
+        source = (pair for pair in parts.shards.tensors() if ".lora_" not in pair[0])
+        _fill(model, _converted(source, parts.config), kind, target)
     model.eval()
     loaded = LoadedModel(
+        **vars(parts),
         model=model,
-        tokenizer=tokenizer,
-        image_processor=image_processor(config, settings),
-        config=config,
-        path=folder,
-        form=form,
+        image_processor=image_processor(parts.config, parts.settings),
         fingerprint=fingerprint(model),
-        name=folder.name,
-        settings=settings,
-        notes=notes,
+        name=parts.path.name,
     )
-    if form == "lora_full":
-        attach_inner_lora(loaded, config_file, shards)
+    if parts.form == "lora_full":
+        attach_inner_lora(loaded, parts.raw, parts.shards)
     if adapter is not None:
         attach_adapter(loaded, Path(adapter))
     loaded.model.eval()
@@ -308,13 +262,6 @@ def _quantization(kind: str) -> Any:
     if kind == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["vision_tower", "lm_head"])
     raise ConfigError(f"quantize={kind!r}", expected="nf4 or int8")
-
-
-def _tokenizer(folder: Path, notes: list[str]) -> PreTrainedTokenizerFast | None:
-    if any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json", "vocab.json")):
-        return build_tokenizer(folder)
-    notes.append(f"{folder} has no tokenizer; questions in words cannot be asked")
-    return None
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -1,0 +1,157 @@
+"""``ivdetect detect``: find the files, judge them, write rows, report and masks as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from internvl_detect.detect.inputs import find_media
+from internvl_detect.detect.results_file import ResultsFile, encode_row
+from internvl_detect.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError
+from internvl_detect.progress import progress_bar
+from internvl_detect.verdict import Failure, Verdict
+
+
+@dataclass(frozen=True)
+class DetectCommand:
+    """What is to be done with each verdict."""
+
+    explain: bool = False
+    regions: bool = False
+    frames: int = 8
+    batch_size: int = 8
+    workers: int = 2
+    as_json: bool = False
+    out: Path | None = None
+    resume: bool = False
+    report: Path | None = None
+    masks: Path | None = None
+    fakeshield: bool = False
+    calibration: Path | None = None
+    verbose: bool = False
+
+    def run(self, arguments: Sequence[str], model: str, adapter: str | None, **options: Any) -> int:
+        """Judge everything that ``arguments`` mean and give the exit code.
+
+        0 when every file has a verdict, 1 when some failed, the first failure's own code when all did.
+        """
+        if self.resume and self.out is None:
+            raise ConfigError("--resume without --out", expected="the file to go on with", do="add --out FILE")
+        paths = find_media(arguments)
+        with contextlib.ExitStack() as stack:
+            results = stack.enter_context(ResultsFile(self.out, resume=self.resume)) if self.out else None
+            left = [p for p in paths if p not in results.done] if results else paths
+            if len(left) < len(paths):
+                _say(f"{len(paths) - len(left)} of {len(paths)} files have a verdict already")
+            if not left:
+                return EXIT_OK
+            detector = self._detector(model, adapter, options)
+            done: list[Verdict | Failure] = []
+            codes: list[int] = []
+            rows = self._handled(self._judged(detector, left), results, done, codes)
+            if self.as_json:
+                for row in rows:
+                    sys.stdout.buffer.write(encode_row(self._row(row)))
+                    sys.stdout.flush()
+            else:
+                from rich.console import Console
+
+                from internvl_detect.report.terminal import print_rows
+
+                print_rows(rows, Console(), verbose=self.verbose)
+            if self.report:
+                self._write_report(done, detector)
+        return self._end(codes)
+
+    def _handled(
+        self,
+        rows: Iterator[Verdict | Failure],
+        results: ResultsFile | None,
+        done: list[Verdict | Failure],
+        codes: list[int],
+    ) -> Iterator[Verdict | Failure]:
+        """The rows as they come, each stored before it is shown."""
+        for row in rows:
+            codes.append(row.exit_code if isinstance(row, Failure) else EXIT_OK)
+            if results:
+                results.write(self._row(row))
+            if self.masks and isinstance(row, Verdict):
+                from internvl_detect.report.overlay import write_masks
+
+                write_masks(row, self.masks)
+            if self.report:
+                done.append(row)
+            yield row
+
+    def _detector(self, model: str, adapter: str | None, options: dict[str, Any]) -> Any:
+        from internvl_detect.detect.calibrate_files import read_calibration
+        from internvl_detect.detect.detector import Detector
+
+        calibration = read_calibration(self.calibration) if self.calibration else None
+        detector = Detector.from_pretrained(model, adapter, calibration=calibration, **options)
+        for note in [*detector.loaded.notes, detector.loaded.settings.about or ""]:
+            if note:
+                _say(f"{detector.loaded.name}: {note}")
+        return detector
+
+    def _judged(self, detector: Any, paths: list[str]) -> Iterator[Verdict | Failure]:
+        rows_are_shown = not self.as_json and sys.stdout.isatty()  # then they are the progress
+        with progress_bar("judging", len(paths), shown=not rows_are_shown) as step:
+            options = {"explain": self.explain, "frames": self.frames, "regions": self.regions}
+            batches = {"batch_size": self.batch_size, "workers": self.workers}
+            for row in detector.detect_many(paths, **options, **batches):
+                step(1)
+                yield row
+
+    def _row(self, row: Verdict | Failure) -> dict[str, Any]:
+        content = row.to_dict()
+        if self.fakeshield:
+            from internvl_detect.report.words import headline
+
+            said = row.words or headline(row) if isinstance(row, Verdict) else ""
+            content |= {"image": row.path, "outputs": said}
+        return content
+
+    def _write_report(self, rows: list[Verdict | Failure], detector: Any) -> None:
+        from internvl_detect.report.html import write_report
+        from internvl_detect.report.overlay import thumbnails
+
+        with progress_bar("writing the report", None):
+            made_with = {"model": detector.loaded.name, "base": detector.loaded.fingerprint}
+            written = write_report(rows, self.report, thumbnails=thumbnails(rows), made_with=made_with)  # type: ignore[arg-type]
+        _say(f"report: {written}")
+
+    def _end(self, codes: list[int]) -> int:
+        failed = [code for code in codes if code]
+        if failed:
+            _say(f"{len(failed)} of {len(codes)} files could not be judged")
+        if self.out:
+            _say(f"rows: {self.out}")
+        if not failed:
+            return EXIT_OK
+        return failed[0] if len(failed) == len(codes) else EXIT_SOME_FAILED
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def load_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a results file; raises ConfigError naming a line that is none."""
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict) or "path" not in row:
+                    raise ValueError("no 'path'")
+            except ValueError as error:
+                raise ConfigError(
+                    f"{path}, line {number} is no row of results ({error})",
+                    expected="JSON from 'ivdetect detect --out'",
+                ) from error
+            yield row

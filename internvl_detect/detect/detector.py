@@ -1,0 +1,270 @@
+"""The main job: a picture or clip in, a Verdict out; one at a time, or many with decoding and model overlapped.
+
+    from internvl_detect import Detector
+    detector = Detector.from_pretrained("nano")
+    print(detector.detect("photo.jpg", explain=True))
+
+Not here: the model (``model``), reading files (``media``), showing verdicts (``report``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from internvl_detect.detect.aggregate import synthetic_stretch
+from internvl_detect.detect.jobs import Asker, Job, score_of
+from internvl_detect.errors import ConfigError, IvdetectError, MediaError
+from internvl_detect.media.image import Image, Limits, open_image
+from internvl_detect.media.source import HEAD, name_of, sniff, sniff_file
+from internvl_detect.media.tiles import TileSettings, cut_tiles
+from internvl_detect.media.video import Clip, VideoLimits, open_video
+from internvl_detect.model.answer import Answerer, Request
+from internvl_detect.model.calibration import Calibration
+from internvl_detect.model.checkpoint import LoadedModel, load_base
+from internvl_detect.model.prompts import IMAGE_QUESTION, VIDEO_QUESTION, encode_question
+from internvl_detect.verdict import Failure, Frame, Label, Region, Verdict
+
+Media = str | Path | bytes | BinaryIO
+
+
+class Detector:
+    """A loaded model with its settings and calibration, ready to judge."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        tiles: TileSettings | None = None,
+        calibration: Calibration | None = None,
+        limits: Limits | None = None,
+        video_limits: VideoLimits | None = None,
+    ) -> None:
+        self.loaded = loaded
+        self.answerer = Answerer(loaded)
+        self.tiles = tiles or loaded.settings.tiles
+        if self.tiles.tile_px != loaded.tile_px:
+            raise ConfigError(
+                f"tiles of {self.tiles.tile_px} px", expected=f"{loaded.tile_px} px, the input of {loaded.name}"
+            )
+        self.calibration = calibration or Calibration.from_dict(loaded.settings.calibration)
+        self.asker = Asker(self.answerer, self.calibration)
+        self.limits, self.video_limits = limits, video_limits
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: str | Path = "nano",
+        adapter: str | Path | None = None,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        attn: str = "sdpa",
+        quantize: str | None = None,
+        max_tiles: int | None = None,
+        tile_mode: str | None = None,
+        **options: Any,
+    ) -> Detector:
+        """Load ``base`` ("nano" is the embedded model) with ``adapter``; see ``load_base`` for the rest.
+
+        ``max_tiles`` and ``tile_mode`` override what is stored with the adapter. Raises CheckpointError.
+        """
+        loaded = load_base(base, adapter=adapter, dtype=dtype, device=device, attn=attn, quantize=quantize)
+        change: dict[str, Any] = {"max_tiles": max_tiles, "mode": tile_mode}
+        tiles = dataclasses.replace(loaded.settings.tiles, **{k: v for k, v in change.items() if v is not None})
+        return cls(loaded, tiles=tiles, **options)
+
+    def detect(self, media: Media, *, explain: bool = False, frames: int = 8, regions: bool = False) -> Verdict:
+        """Judge one picture or clip, given as a path, bytes or a binary file.
+
+        ``explain`` adds the model's words (for a clip: about its most suspicious frame); ``frames`` is how many frames
+        of a clip are looked at; ``regions`` asks about every tile of a picture alone and gives the suspicious ones.
+        Raises MediaError for what cannot be read.
+        """
+        job = self._open(media, frames, regions)
+        self.asker.ask([job], explain)
+        return self._verdict(job)
+
+    def detect_many(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        explain: bool = False,
+        frames: int = 8,
+        regions: bool = False,
+        batch_size: int = 8,
+        workers: int = 2,
+    ) -> Iterator[Verdict | Failure]:
+        """Judge many files, in their order; a bad one becomes a Failure and the rest goes on.
+
+        ``workers`` threads decode ahead while the model works on up to ``batch_size`` files at a time.
+        """
+        if batch_size < 1 or workers < 1:
+            raise ConfigError(f"batch_size {batch_size}, workers {workers}", expected="at least 1 each")
+        source = iter(paths)
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        waiting: deque[tuple[str, Future[Job]]] = deque()
+
+        def read_ahead() -> None:
+            while len(waiting) < 2 * batch_size:
+                try:
+                    path = next(source)
+                except StopIteration:
+                    return
+                waiting.append((str(path), pool.submit(self._open, path, frames, regions)))
+
+        try:
+            read_ahead()
+            while waiting:
+                batch: list[Job | Failure] = []
+                while waiting and len(batch) < batch_size:
+                    name, future = waiting.popleft()
+                    batch.append(_outcome(name, future))
+                    read_ahead()
+                yield from self._judge(batch, explain)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _judge(self, batch: Sequence[Job | Failure], explain: bool) -> list[Verdict | Failure]:
+        jobs = [job for job in batch if isinstance(job, Job)]
+        failed: dict[int, Failure] = {}
+        try:
+            self.asker.ask(jobs, explain)
+        except IvdetectError:  # one of them; each is asked alone, so that only that one fails
+            for job in jobs:
+                try:
+                    job.odds.clear()
+                    self.asker.ask([job], explain)
+                except IvdetectError as error:
+                    failed[id(job)] = Failure(job.name, str(error), error.exit_code)
+        out: list[Verdict | Failure] = []
+        for item in batch:
+            out.append(failed.get(id(item)) or (self._verdict(item) if isinstance(item, Job) else item))
+        return out
+
+    def _open(self, media: Media, frames: int, regions: bool) -> Job:
+        """Decode one file and cut its tiles; runs in a thread."""
+        began = time.perf_counter()
+        opened = self._read(media, frames)
+        decoded = time.perf_counter()
+        job = Job(name_of(media), opened, [], [], [], {"open_s": decoded - began})
+        if isinstance(opened, Image):
+            self._add_picture(job, opened, regions)
+        else:
+            self._add_clip(job, opened)
+        job.timings["tile_s"] = time.perf_counter() - decoded
+        return job
+
+    def _read(self, media: Media, frames: int) -> Image | Clip:
+        if isinstance(media, str | Path):
+            kind = sniff_file(media)
+        elif isinstance(media, bytes | bytearray | memoryview):
+            kind = sniff(bytes(media[:HEAD]))
+        else:
+            kind = sniff(media.read(HEAD))
+            media.seek(0)
+        if kind == "video":
+            return open_video(media, frames=frames, limits=self.video_limits)
+        return open_image(media, limits=self.limits)  # says what it is when it is neither
+
+    def _add_picture(self, job: Job, image: Image, regions: bool) -> None:
+        tiles = cut_tiles(image.rgb, self.tiles)
+        job.requests.append(self._question(tiles.pixels))
+        job.roles.append("picture")
+        if not regions:
+            return
+        for at, box in enumerate(tiles.boxes_xyxy):
+            if len(tiles) == 1 or not tiles.is_thumbnail[at]:
+                job.requests.append(self._question(tiles.pixels[at : at + 1]))
+                job.roles.append("tile")
+                left, top, right, bottom = box
+                job.boxes.append((round(left), round(top), round(right), round(bottom)))
+
+    def _add_clip(self, job: Job, clip: Clip) -> None:
+        alone = dataclasses.replace(self.tiles, min_tiles=1, max_tiles=self.loaded.settings.frame_tiles)
+        if self.loaded.settings.clip_score == "prompt":
+            whole = dataclasses.replace(self.tiles, mode="dynamic", min_tiles=1, max_tiles=1, thumbnail=False)
+            frames = [cut_tiles(frame, whole).pixels for frame in clip.frames]
+            ids = self._encode(VIDEO_QUESTION, [len(f) for f in frames], "video")
+            job.requests.append(Request(ids, np.concatenate(frames)))
+            job.roles.append("clip")
+        for frame in dict(zip(clip.indices, clip.frames, strict=True)).values():
+            job.requests.append(self._question(cut_tiles(frame, alone).pixels))
+            job.roles.append("frame")
+
+    def _question(self, pixels: Any) -> Request:
+        return Request(self._encode(IMAGE_QUESTION, [len(pixels)], "image"), pixels)
+
+    def _encode(self, question: str, tiles: list[int], kind: str) -> list[int]:
+        settings = self.loaded.settings
+        return encode_question(
+            self.answerer.tokenizer,
+            question,
+            tiles_per_image=tiles,
+            tokens_per_tile=self.loaded.tokens_per_tile,
+            kind=kind,
+            system=settings.system_message,
+            video_last_newline=settings.video_last_newline,
+        )
+
+    def _verdict(self, job: Job) -> Verdict:
+        score = score_of(job)
+        probability = self.calibration.probability(score)
+        label: Label = job.kind_of_fake or "real"  # type: ignore[assignment]
+        notes = list(job.media.notes)
+        if self.loaded.settings.about:
+            notes.insert(0, self.loaded.settings.about)
+        if not self.calibration.fitted:
+            notes.append("not calibrated: the probability is the raw score and the thresholds are defaults")
+        frames: tuple[Frame, ...] = ()
+        stretch = None
+        if isinstance(job.media, Clip):
+            frames = _frames(job, job.media)
+            stretch = synthetic_stretch(frames) if probability >= self.calibration.low else None
+        return Verdict(
+            path=job.name,
+            kind="video" if isinstance(job.media, Clip) else "image",
+            score=score,
+            probability=probability,
+            decision=self.calibration.decide(probability),
+            label=label,
+            model=self.loaded.name,
+            timings={k: round(v, 6) for k, v in job.timings.items()} | {"total_s": round(sum(job.timings.values()), 6)},
+            calibrated=self.calibration.fitted,
+            words=job.words,
+            frames=frames,
+            stretch=stretch,
+            regions=self._regions(job),
+            notes=tuple(notes),
+            width=job.media.width,
+            height=job.media.height,
+            sha256=job.media.sha256,
+        )
+
+    def _regions(self, job: Job) -> tuple[Region, ...]:
+        scores = job.scores("tile")
+        found = [Region(box, score) for box, score in zip(job.boxes, scores, strict=True)]
+        return tuple(sorted((r for r in found if self.calibration.probability(r.score) >= 0.5), key=lambda r: -r.score))
+
+
+def _frames(job: Job, clip: Clip) -> tuple[Frame, ...]:
+    scores = job.scores("frame")
+    times = dict(zip(clip.indices, clip.times_s, strict=True))
+    return tuple(Frame(i, t, s) for (i, t), s in zip(times.items(), scores, strict=True))
+
+
+def _outcome(name: str, future: Future[Job]) -> Job | Failure:
+    try:
+        return future.result()
+    except IvdetectError as error:
+        return Failure(name, str(error), error.exit_code)
+    except (MemoryError, RecursionError) as error:
+        wrapped = MediaError(f"{name} cannot be held in memory ({type(error).__name__})", do="use a smaller file")
+        return Failure(name, str(wrapped), wrapped.exit_code)

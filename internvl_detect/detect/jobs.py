@@ -1,0 +1,137 @@
+"""Files on their way from tiles to log odds: grouped into batches, asked, followed up for kind and words.
+
+Between ``detect`` (which opens files and forms verdicts) and ``model.answer`` (which runs one batch).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from internvl_detect.detect.aggregate import clip_score
+from internvl_detect.errors import ResourceError
+from internvl_detect.media.image import Image
+from internvl_detect.media.video import Clip
+from internvl_detect.model.answer import Answerer, Prefilled, Request
+from internvl_detect.model.calibration import Calibration
+
+
+@dataclass
+class Job:
+    """One file on its way: its requests, then their log odds, in the same order."""
+
+    name: str
+    media: Image | Clip
+    requests: list[Request]
+    roles: list[str]  # "picture", "clip", "frame" or "tile"
+    boxes: list[tuple[int, int, int, int]]
+    timings: dict[str, float]
+    odds: list[float] = field(default_factory=list)
+    kind_of_fake: str | None = None
+    words: str | None = None
+
+    def scores(self, role: str) -> list[float]:
+        """P(fake) of the requests of one role, in order."""
+        return [sigmoid(odds) for odds, r in zip(self.odds, self.roles, strict=True) if r == role]
+
+
+class Asker:
+    """Asks a model about jobs, batch by batch."""
+
+    def __init__(self, answerer: Answerer, calibration: Calibration) -> None:
+        self.answerer, self.calibration = answerer, calibration
+
+    def ask(self, jobs: Sequence[Job], explain: bool) -> None:
+        """Fill in the log odds of every request of ``jobs``, then kind and words where they are wanted."""
+        units = [(job, at) for job in jobs for at in range(len(job.requests))]
+        for job in jobs:
+            job.odds = [0.0] * len(job.requests)
+        limit = max((len(job.requests[0].tiles) for job in jobs), default=1) * max(len(jobs), 1)
+        for group in groups_of(units, limit):
+            self._ask_group(group, explain)
+        for job in jobs:  # a clip's words are about its worst frame, which is known only now
+            if isinstance(job.media, Clip):
+                worst = max((i for i, r in enumerate(job.roles) if r == "frame"), key=lambda i: job.odds[i])
+                began = time.perf_counter()
+                if self.looks_fake(job) or explain:
+                    self._follow_up(self.answerer.prefill([job.requests[worst]]), [job], explain)
+                    job.timings["words_s"] = job.timings.get("words_s", 0.0) + time.perf_counter() - began
+
+    def _ask_group(self, group: list[tuple[Job, int]], explain: bool) -> None:
+        began = time.perf_counter()
+        pictures = [row for row, (job, at) in enumerate(group) if job.roles[at] == "picture"]
+        try:
+            state = self.answerer.prefill([job.requests[at] for job, at in group], keep_cache=bool(pictures))
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            if len(group) == 1:
+                raise ResourceError(
+                    f"memory ran out on {group[0][0].name}",
+                    do="use fewer tiles (--max-tiles), fewer frames, or --dtype bfloat16",
+                ) from error
+            half = len(group) // 2
+            self._ask_group(group[:half], explain)
+            self._ask_group(group[half:], explain)
+            return
+        odds = state.log_odds.tolist()
+        spent = (time.perf_counter() - began) / len(group)
+        for (job, at), value in zip(group, odds, strict=True):
+            if value != value:
+                raise ResourceError(
+                    f"the model's answer for {job.name} is not a number", do="use --dtype float32 or bfloat16"
+                )
+            job.odds[at] = value
+            job.timings["model_s"] = job.timings.get("model_s", 0.0) + spent
+        began = time.perf_counter()
+        if pictures:
+            rows = pictures if explain else [r for r in pictures if self.looks_fake(group[r][0])]
+            if rows:
+                jobs = [group[r][0] for r in rows]
+                self._follow_up(state.select(rows) if len(rows) < len(group) else state, jobs, explain)
+                spent = (time.perf_counter() - began) / len(rows)
+                for job in jobs:
+                    job.timings["words_s"] = spent
+
+    def _follow_up(self, state: Prefilled, jobs: list[Job], explain: bool) -> None:
+        """Kind of fake for those that look fake, and words when asked for, from one prefilled batch."""
+        fakes = [row for row, job in enumerate(jobs) if self.looks_fake(job)]
+        for row, kind in zip(fakes, self.answerer.kinds(state, fakes), strict=True):
+            jobs[row].kind_of_fake = kind
+        if explain:
+            for job, words in zip(jobs, self.answerer.words(state), strict=True):
+                job.words = words
+
+    def looks_fake(self, job: Job) -> bool:
+        return self.calibration.probability(score_of(job)) >= 0.5
+
+
+def score_of(job: Job) -> float:
+    """P(fake) of a whole picture or clip from the log odds of its requests."""
+    if isinstance(job.media, Image) or job.roles[0] == "clip":
+        return sigmoid(job.odds[0])
+    return clip_score(job.scores("frame"))
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)) without overflow."""
+    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
+
+
+def groups_of(units: list[tuple[Job, int]], max_tiles: int) -> Iterator[list[tuple[Job, int]]]:
+    """Requests of like length together, as many as ``max_tiles`` tiles hold; pictures keep to batches of their own."""
+    order = sorted(units, key=lambda u: (u[0].roles[u[1]] != "picture", -len(u[0].requests[u[1]].input_ids)))
+    group: list[tuple[Job, int]] = []
+    tiles = 0
+    for job, at in order:
+        size = len(job.requests[at].tiles)
+        changes = group and (job.roles[at] == "picture") != (group[0][0].roles[group[0][1]] == "picture")
+        if group and (changes or tiles + size > max_tiles):
+            yield group
+            group, tiles = [], 0
+        group.append((job, at))
+        tiles += size
+    if group:
+        yield group
