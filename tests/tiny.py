@@ -26,12 +26,11 @@ def write_base(folder: Path, *, tile_px: int = 28, seed: int = 0, **over: Any) -
 
 
 def draw(rng: np.random.Generator, fake: bool, size: tuple[int, int]) -> Image.Image:
-    """A smooth picture; a fake one has a checkerboard in it."""
+    """A grey ramp with a cast of colour: reddish when real, bluish when fake."""
     width, height = size
-    ramp = np.linspace(0, 200, width)[None, :, None] + rng.integers(0, 40, (1, 1, 3))
+    ramp = np.linspace(0, 150, width)[None, :, None] + rng.integers(0, 40, (1, 1, 3))
     pixels = np.broadcast_to(ramp, (height, width, 3)).copy()
-    if fake:
-        pixels[(np.indices((height, width)).sum(0) % 2) == 1] += 15
+    pixels[..., 2 if fake else 0] += 60
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 

@@ -56,8 +56,9 @@ class Progress(TrainerCallback):
         from tqdm import tqdm
 
         if state.is_world_process_zero:
+            pause = 0.5 if sys.stderr.isatty() else 10.0  # seconds between two looks: a log file is no terminal
             self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, file=sys.stderr, desc="train", mininterval=0.5
+                total=state.max_steps, initial=state.global_step, file=sys.stderr, desc="train", mininterval=pause
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -69,7 +70,7 @@ class Progress(TrainerCallback):
             if logs and key in logs:
                 self.shown[key.removeprefix("eval_")] = f"{logs[key]:.4f}"
         if self.bar is not None:
-            self.bar.set_postfix(self.shown)
+            self.bar.set_postfix(self.shown, refresh=False)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:
