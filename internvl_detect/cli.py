@@ -242,6 +242,20 @@ def data_check(
     raise typer.Exit(code)
 
 
+@data_app.command("samples")
+def data_samples(
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    pairs: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Pairs to train on.")
+    ] = 64,
+    seed: int = 0,
+) -> None:
+    """Make a small training and test set from the photographs in the package, to try the trainer with."""
+    from internvl_detect.data.sample_set import make_sample_set
+
+    typer.echo(make_sample_set(folder, pairs=pairs, test_pairs=max(1, pairs // 2), seed=seed))
+
+
 def main() -> None:
     """The entry point: every error a user can cause ends in its message and exit code, never in a traceback."""
     try:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
+from ..questions import IMAGE_QUESTION, VIDEO_QUESTION
 from .findings import Finding, Level, did_you_mean, show
 from .index import AnnotationIndex
 from .jsonl import BadJson, atomically, dump, parse, read_lines
 from .jsonl import write_jsonl as write_jsonl
-from .rows import IMAGE_QUESTION, VIDEO_QUESTION, Sample, Source, read_row
+from .rows import Sample, Source, read_row
 
 __all__ = ["IMAGE_QUESTION", "VIDEO_QUESTION", "AnnotationIndex", "DatasetEntry", "Sample", "choose", "make_row"]
 __all__ += ["parse_meta", "read_meta", "write_jsonl", "write_meta"]

@@ -20,11 +20,6 @@ from .labels import LABELS, Verity, answer_verity, normalise_label, verity
 T = TypeVar("T")
 
 IMAGE, VIDEO = "<image>", "<video>"
-IMAGE_QUESTION = (
-    "Tell me if there are synthesis artifacts in the image or not. Must return with: 1)yes or no only. "
-    "2)If yes, explain where the artifacts is with one sentence."
-)
-VIDEO_QUESTION = "Tell me if there are synthesis artifacts in the video or not. Must return with yes or no only"
 
 ROLES = {"human": "user", "gpt": "assistant"}
 # Names the tokenizer knows as single tokens. In a conversation they stay ordinary text, which is rarely meant.

@@ -13,15 +13,12 @@ from transformers import PreTrainedTokenizerFast
 
 from internvl_detect.errors import DataError
 from internvl_detect.model.tokenizer import encode_text, special_id
+from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
 
 SYSTEM_MESSAGE = (
     "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
 )
-IMAGE_QUESTION = (
-    "Tell me if there are synthesis artifacts in the image or not. Must return with: 1)yes or no only. "
-    "2)If yes, explain where the artifacts is with one sentence."
-)
-VIDEO_QUESTION = "Tell me if there are synthesis artifacts in the video or not. Must return with yes or no only"
+__all__ = ["IMAGE_QUESTION", "SYSTEM_MESSAGE", "VIDEO_QUESTION", "Encoded", "encode_conversation", "encode_question"]
 IMAGE_MARKER = "<image>"
 IGNORE = -100
 
