@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Sets up and tests: format, lint, types, tests. Arguments go to pytest, for example: -k tiles
+# IVDETECT_REFERENCE names a folder with the original code's answers, if you have one, for the tests that compare.
+set -euo pipefail
+EXTRAS="dev,heic"
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+cd "$root"
+python="$root/.venv/bin/python"
+export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+if [ $# -eq 0 ]; then
+  echo "== format and lint"
+  "$python" -m ruff format --check --quiet .
+  "$python" -m ruff check --quiet .
+  echo "== types"
+  "$python" -m mypy --no-error-summary
+fi
+echo "== tests"
+exec "$python" -m pytest "$@"
