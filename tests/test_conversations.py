@@ -31,7 +31,7 @@ GOOD = make_row("Is it real?", "Yes.", image="a.png")
 
 def read(row: object, **source: object) -> tuple:
     raw = row if isinstance(row, bytes) else dump(row).encode()
-    return read_row(raw, 1, Source("D", "d.jsonl", "/root/pics", **source))
+    return read_row(raw, 1, Source("D", "d.jsonl", "/elsewhere/pics", **source))
 
 
 def codes(row: object, **source: object) -> set[str]:
@@ -57,15 +57,15 @@ def test_the_four_kinds_of_row_are_read() -> None:
     one, _ = read(make_row("<image>\nReal?", "No.", image="x/a.png", id=7, group_id="g"))
     assert (one.kind, one.images, one.label, one.id, one.group_id) == (
         "image",
-        ("/root/pics/x/a.png",),
+        ("/elsewhere/pics/x/a.png",),
         "real",
         "7",
         "g",
     )
     several, _ = read(make_row("A <image> B <image>", "Same.", image=["a.png", "b.png"]))
-    assert (several.images, several.label) == (("/root/pics/a.png", "/root/pics/b.png"), None)
+    assert (several.images, several.label) == (("/elsewhere/pics/a.png", "/elsewhere/pics/b.png"), None)
     clip, _ = read(make_row("<video>\nReal?", "Yes", video="v.mp4", clip=[1, 2.5]))
-    assert (clip.kind, clip.video, clip.clip_s, clip.label) == ("video", "/root/pics/v.mp4", (1.0, 2.5), "fake")
+    assert (clip.kind, clip.video, clip.clip_s, clip.label) == ("video", "/elsewhere/pics/v.mp4", (1.0, 2.5), "fake")
 
 
 def test_a_missing_marker_is_put_in_front_as_the_original_code_does() -> None:
@@ -158,8 +158,8 @@ def test_doubtful_rows_are_read_with_a_warning() -> None:
 
 
 def test_paths_outside_the_root_open_only_when_allowed() -> None:
-    assert read(make_row("x", "y", image="../a.png"), allow_outside=True)[0].images == ("/root/a.png",)
-    assert read(make_row("x", "y", image="/root/pics/sub/../a.png"))[0].images == ("/root/pics/a.png",)
+    assert read(make_row("x", "y", image="../a.png"), allow_outside=True)[0].images == ("/elsewhere/a.png",)
+    assert read(make_row("x", "y", image="/elsewhere/pics/sub/../a.png"))[0].images == ("/elsewhere/pics/a.png",)
 
 
 def test_labels_and_answers_have_one_meaning() -> None:
