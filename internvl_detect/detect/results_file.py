@@ -32,6 +32,8 @@ class ResultsFile:
         self.path = Path(path)
         self.done: set[str] = set()
         self.rows = 0
+        if self.path.exists() and not self.path.is_file():
+            raise ConfigError(f"{self.path} is no ordinary file", expected="a file name", do="choose another name")
         if self.path.exists() and not resume:
             raise ConfigError(
                 f"{self.path} exists", expected="a new file", do="add --resume to go on with it, or choose another name"
