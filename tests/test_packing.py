@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from internvl_detect.errors import DataError
 from internvl_detect.media.tiles import normalise
+from internvl_detect.train.attention import use_by_sample
 from internvl_detect.train.collate import IGNORE, Broken, Collator, Item
 from internvl_detect.train.loss import answer_logits, answer_loss, first_answers, normalised
 from internvl_detect.train.packing import pack, plan_run
@@ -107,8 +108,49 @@ def test_the_head_never_sees_a_position_that_is_not_learned(base, model, items):
     assert [math.prod(shape[:-1]) for shape in seen] == [learned]
 
 
+@pytest.fixture
+def by_sample(model):
+    """The model attending sample by sample, as in training, for one test."""
+    use_by_sample(model)
+    yield model
+    model.get_base_model().set_attn_implementation("sdpa")
+
+
+def test_attention_by_sample_gives_the_loss_and_gradients_of_single_samples(base, model, items, request):
+    n_tokens = sum(label != IGNORE for item in items for label in item.labels)
+    single = sum(answer_loss(model, collator(base)([[item]]), n_tokens) for item in items)
+    apart = gradients(model, single)
+    request.getfixturevalue("by_sample")
+    batch = collator(base, layout="segments")([items[:2], items[2:]])
+    assert batch["segments"] == tuple(len(item.input_ids) for item in items)
+    masks = []
+    attention = model.get_base_model().model.language_model.layers[0].self_attn
+    handle = attention.register_forward_pre_hook(
+        lambda _, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
+    )
+    together = answer_loss(model, batch, n_tokens)
+    handle.remove()
+    assert masks == [None]
+    assert abs(together.item() - single.item()) < 1e-6
+    assert_same_gradients(apart, gradients(model, together))
+
+
+def test_attention_by_sample_lets_no_sample_see_another(base, by_sample, items):
+    def logits_of(row):
+        batch = collator(base, layout="segments")([row])
+        pixels = normalised(batch["pixel_values"])
+        inputs = {k: batch[k] for k in ("input_ids", "position_ids", "segments")}
+        with torch.no_grad():
+            return by_sample(**inputs, pixel_values=pixels, use_cache=False).logits[0]
+
+    before, end = logits_of(items), len(items[0].input_ids)
+    swapped = Item(list(reversed(items[0].input_ids)), items[0].labels, 255 - items[0].pixels)
+    after = logits_of([swapped, *items[1:]])
+    assert torch.equal(before[end:], after[end:]) and not torch.equal(before[:end], after[:end])
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("layout", ["one row", "two rows", "padded rows", "flat"])
+@pytest.mark.parametrize("layout", ["one row", "two rows", "padded rows"])
 def test_packed_rows_give_the_token_weighted_loss_and_gradients_of_single_samples(
     base, model, items, layout, attention
 ):
@@ -120,10 +162,9 @@ def test_packed_rows_give_the_token_weighted_loss_and_gradients_of_single_sample
         "one row": [items],
         "two rows": [items[:2], items[2:]],
         "padded rows": [[item] for item in items],
-        "flat": [items[:3], items[3:]],
     }
-    batch = collator(base, flat=layout == "flat")(rows[layout])
-    assert len(batch["input_ids"]) == (1 if layout == "flat" else len(rows[layout]))
+    batch = collator(base)(rows[layout])
+    assert len(batch["input_ids"]) == len(rows[layout])
     together = answer_loss(model, batch, n_tokens)
     assert abs(together.item() - single.item()) < 1e-6
     assert_same_gradients(apart, gradients(model, together))

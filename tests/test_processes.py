@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_fixtures import losses
+from tiny import losses
 
 from internvl_detect.train import finetune
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_fixtures import FULL, log_of, losses
+from tiny import FULL, log_of, losses
 
 from internvl_detect.errors import ConfigError, OutputError
 from internvl_detect.train import callbacks, finetune, run_folder

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from training_fixtures import FULL, log_of, losses
+from tiny import FULL, log_of, losses
 
 from internvl_detect.config import load_train_config
 from internvl_detect.errors import ConfigError, ResourceError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 from internvl_detect.data.conversations import make_row, write_jsonl, write_meta
 
 QUESTION = "Is it fake?"
+FULL = ["train.language=full", "train.vision=full", "train.projector=full"]
 
 
 def write_base(folder: Path, *, tile_px: int = 28, seed: int = 0, **over: Any) -> Path:
@@ -76,3 +78,14 @@ def tiny_settings(base: Path, meta: Path, out: Path) -> list[str]:
         "save_steps=3",
         "lora.r=4",
     ]
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log, without their times."""
+    lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "time_s"} for line in lines]
+
+
+def losses(folder: Path) -> list[float]:
+    """The training loss of every logged step."""
+    return [line["loss"] for line in log_of(folder) if "loss" in line]

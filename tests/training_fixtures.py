@@ -1,16 +1,12 @@
-"""What the tests of training share: a tiny base with data, settings of a short run, and how to read its log."""
+"""Fixtures of the tests of training: a tiny base with data, and the settings of a short run on it."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 import tiny
 import torch
 
 from internvl_detect.config import load_train_config
-
-FULL = ["train.language=full", "train.vision=full", "train.projector=full"]
 
 
 @pytest.fixture(scope="session")
@@ -29,12 +25,3 @@ def settings_of(place, tmp_path):
         return load_train_config(None, [*items, *sets], {})
 
     return make
-
-
-def log_of(folder):
-    lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "time_s"} for line in lines]
-
-
-def losses(folder):
-    return [line["loss"] for line in log_of(folder) if "loss" in line]

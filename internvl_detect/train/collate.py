@@ -1,14 +1,14 @@
 """From encoded samples to the tensors of one forward: packed rows, positions that restart, answers to learn.
 
-Samples in one row do not see each other: transformers builds the mask from positions that restart. Tiles travel as
-bytes and are normalised on the device, a quarter of the memory of floats. Not here: the loss (``loss``).
+Samples in one row do not see each other: the positions restart with each, and ``segments`` gives their lengths.
+Tiles travel as bytes and are normalised on the device, a quarter of the memory of floats. Not here: ``loss``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,7 +44,11 @@ Row = list[Item | Broken]
 
 @dataclass(frozen=True)
 class Collator:
-    """Makes a batch of rows. ``flat`` puts all rows end to end (kernels that take one row of variable length).
+    """Makes a batch of rows in one of three layouts.
+
+    "rows": padded rows, for which transformers makes the mask from positions that restart. "flat": all rows end to
+    end, unpadded, for kernels that take rows of variable length. "segments": flat, and the samples' lengths beside it
+    (``attention``).
 
     ``image_token_id``, ``tokens_per_tile`` and ``tile_px`` describe the filler: one black tile nobody answers about,
     put in (``with_pictures``) where a batch has no picture, because with several processes all must run the ViT.
@@ -54,7 +58,7 @@ class Collator:
     image_token_id: int
     tokens_per_tile: int
     tile_px: int
-    flat: bool = False
+    layout: Literal["rows", "flat", "segments"] = "rows"
     with_pictures: bool = False
     filler: Item = field(init=False)
 
@@ -76,7 +80,7 @@ class Collator:
         if self.with_pictures and not any(i.pixels is not None for row in full for i in row):
             full[0] = [*full[0], self.filler]
         full = [row or [Item([self.pad_id], [IGNORE])] for row in full]
-        if self.flat:
+        if self.layout != "rows":
             full = [[item for row in full for item in row]]
         width = max(sum(len(i.input_ids) for i in row) for row in full)
         ids = np.full((len(full), width), self.pad_id, np.int64)
@@ -106,6 +110,8 @@ class Collator:
             "shift_labels": targets,
             "first_answer": torch.tensor(first, dtype=torch.int64).reshape(-1, 4),
         }
+        if self.layout == "segments":
+            batch["segments"] = tuple(len(item.input_ids) for item in full[0])
         if pixels:
             batch["pixel_values"] = torch.from_numpy(np.concatenate(pixels))
         return batch

@@ -23,6 +23,7 @@ from internvl_detect.media.image import open_image
 from internvl_detect.media.tiles import TileSettings, count_tiles
 from internvl_detect.model.prompts import SYSTEM_MESSAGE, Encoded, encode_conversation
 
+_AT_ONCE = 2048  # samples measured between two looks at the progress
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 
@@ -168,18 +169,20 @@ class Corpus:
             except IvdetectError as error:
                 return error
 
-        good = []
+        good: list[int] = []
         with ThreadPoolExecutor(max(threads, 1)) as pool:
-            for number, found in enumerate(pool.map(one, range(len(self)), chunksize=64)):
-                if isinstance(found, int):
-                    self.lengths[number] = found
-                    good.append(number)
-                else:
+            for start in range(0, len(self), _AT_ONCE):
+                numbers = range(start, min(start + _AT_ONCE, len(self)))
+                for number, found in zip(numbers, pool.map(one, numbers), strict=True):
+                    if isinstance(found, int):
+                        self.lengths[number] = found
+                        good.append(number)
+                        continue
                     if on_broken == "error":
                         raise placed(found, *self.place(number)[1:])
                     self.problems.append(Problem(*self.place(number), str(found)))
                 if progress is not None:
-                    progress(number + 1)
+                    progress(numbers.stop)
         self.keep(np.asarray(good, dtype=np.int64))
 
 

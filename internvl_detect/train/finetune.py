@@ -45,6 +45,7 @@ from internvl_detect.train.trainer import DetectionTrainer
 from internvl_detect.train.validation import Validator, validation_rows
 
 __all__ = ["RunResult", "run"]
+LAYOUT: dict[str, Any] = {"sdpa": "segments", "flash_attention_2": "flat", "eager": "rows"}
 
 
 def run(config: TrainConfig) -> RunResult:
@@ -99,7 +100,7 @@ def _run(config: TrainConfig) -> RunResult:
         image_token_id=loaded.config.image_token_id,
         tokens_per_tile=loaded.tokens_per_tile,
         tile_px=loaded.tile_px,
-        flat=config.attention == "flash_attention_2",
+        layout=LAYOUT[config.attention],
         with_pictures=world > 1,
     )
     trainer = _trainer(config, folder, loaded, encoding, corpus, checked, collator, world, resumed)
@@ -190,7 +191,8 @@ def _trainer(
 def _scan(corpus: Corpus, encoding: Encoding, config: TrainConfig, folder: RunFolder, main: bool) -> None:
     """Measure the corpus, list what is broken, refuse a corpus with nothing left."""
     total = len(corpus)
-    corpus.scan(encoding, on_broken=config.on_broken)
+    many = main and total > 20_000
+    corpus.scan(encoding, on_broken=config.on_broken, progress=lambda n: _say(many, f"{n} of {total} samples measured"))
     for problem in corpus.problems if main else ():
         append_line(str(folder.file("skipped.jsonl")), problem.to_dict())
     if not len(corpus):

@@ -33,9 +33,11 @@ def answer_logits(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """
     targets = batch["shift_labels"]
     keep = targets != IGNORE
-    inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
+    inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
     if "pixel_values" in batch:
         inputs["pixel_values"] = normalised(batch["pixel_values"])
+    if "segments" in batch:
+        inputs["segments"] = batch["segments"]
     logits = model(**inputs, use_cache=False, logits_to_keep=keep).logits
     return logits.float(), targets[keep]
 

@@ -18,6 +18,7 @@ from internvl_detect.config import TrainConfig
 from internvl_detect.errors import ConfigError, ResourceError
 from internvl_detect.model.adapter import LoraSettings, attach_adapter, new_lora
 from internvl_detect.model.checkpoint import LoadedModel, load_base
+from internvl_detect.train.attention import use_by_sample
 from internvl_detect.train.packing import Plan
 from internvl_detect.train.trainer import part_of
 
@@ -79,6 +80,8 @@ def load_model(config: TrainConfig) -> LoadedModel:
             parameter.requires_grad_(True)
             parameter.data = parameter.data.float()
     loaded.model.config.use_cache = False
+    if config.attention == "sdpa":
+        use_by_sample(loaded.model)
     return loaded
 
 

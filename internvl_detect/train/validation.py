@@ -89,7 +89,7 @@ class Validator:
                 batch = next(feed) if turn < len(mine) else self.collator([[]])
                 if "broken" in batch:
                     raise_broken(batch)
-                batch = {k: v.to(accelerator.device) for k, v in batch.items()}
+                batch = {k: v if k == "segments" else v.to(accelerator.device) for k, v in batch.items()}
                 logits, targets = answer_logits(model, batch)
                 if turn >= len(mine):
                     continue
