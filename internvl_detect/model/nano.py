@@ -42,8 +42,8 @@ class Shape:
     tile_px: int = 224
     patch_px: int = 14
     vision_width: int = 256
-    vision_layers: int = 4
-    vision_heads: int = 4
+    vision_layers: int = 3
+    vision_heads: int = 2
     vision_mlp: int = 1024
     width: int = 192
     layers: int = 3

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,7 @@ def make_pair(
         forged, _, record = make_edited(view, rng, kind, donor=other, rebuild=rebuilt)
         label = "tampered"
     shared = {"group_id": photo.group_id, "source": photo.source, "pair_kind": kind, "finish": finish.to_dict()}
+    shared["size_px"] = size
     if kind in ("whole", "rebuild"):
         shared["decoder"] = decoder
     answers = describe({"method": "none"}, rng), describe(record, rng)
@@ -185,21 +186,27 @@ def rows(
                 (out / name).write_bytes(data)
                 answer = facts.pop("answer")
                 said = [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": answer}]
-                yield {"id": name, "image": name, "conversations": said, **facts}
+                yield {"id": name, "image": name, "width": facts["size_px"], "conversations": said, **facts}
 
 
-def write(out: Path, split: str, found: Iterator[dict[str, Any]], repeat: float = 1.0) -> int:
-    """out/split.jsonl and out/meta_split.json of the rows; returns their number."""
-    count = 0
-    with (out / f"{split}.jsonl").open("w") as file:
-        for row in found:
-            file.write(json.dumps(row) + "\n")
-            count += 1
-    entry = {"root": str(out), "annotation": str(out / f"{split}.jsonl"), "data_augment": False}
-    entry |= {"max_dynamic_patch": 4, "repeat_time": repeat, "length": count}
-    (out / f"meta_{split}.json").write_text(json.dumps({f"nano_{split}": entry}, indent=1) + "\n")
-    print(f"{split}: {count} rows", flush=True)
-    return count
+def write(out: Path, split: str, found: Iterable[dict[str, Any]]) -> None:
+    """out/split.jsonl, split_large.jsonl (pictures larger than a tile) and split_all.jsonl, listed in out/meta.json.
+
+    Large pictures cost four tiles each, so most of them are left out of a pass over them (``repeat_time``)."""
+    rows_by_name: dict[str, list[dict[str, Any]]] = {split: [], f"{split}_large": []}
+    for row in found:
+        rows_by_name[f"{split}_large" if row["width"] > SIZES_PX[0] else split].append(row)
+    together = [row for part in rows_by_name.values() for row in part]
+    listed = out / "meta.json"
+    meta = json.loads(listed.read_text()) if listed.is_file() else {}
+    for name, part in {**rows_by_name, f"{split}_all": together}.items():
+        path = out / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in part))
+        large = name.endswith("_large")
+        entry = {"root": str(out), "annotation": str(path), "data_augment": False, "length": len(part)}
+        meta[name] = entry | {"max_dynamic_patch": 4, "repeat_time": 0.15 if large else 1}
+    listed.write_text(json.dumps(meta, indent=1) + "\n")
+    print(f"{split}: {len(together)} rows", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
