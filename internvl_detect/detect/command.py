@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from internvl_detect import __version__
 from internvl_detect.detect.inputs import find_media
 from internvl_detect.detect.results_file import ResultsFile, encode_row
 from internvl_detect.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError
@@ -122,7 +123,8 @@ class DetectCommand:
         from internvl_detect.report.overlay import thumbnails
 
         with progress_bar("writing the report", None):
-            made_with = {"model": detector.loaded.name, "base": detector.loaded.fingerprint}
+            made_with = {"version": __version__, "model": detector.loaded.name, "base": detector.loaded.fingerprint}
+            made_with["calibration"] = detector.calibration.to_dict()
             written = write_report(rows, self.report, thumbnails=thumbnails(rows), made_with=made_with)  # type: ignore[arg-type]
         _say(f"report: {written}")
 

@@ -22,7 +22,7 @@ from internvl_detect.verdict import Failure, Verdict
 _RED = (220, 38, 38)
 
 
-def thumbnails(rows: Iterable[Verdict | Failure], film_frames: int = 6) -> dict[str, bytes | list[bytes]]:
+def thumbnails(rows: Iterable[Verdict | Failure], film_frames: int = 16) -> dict[str, bytes | list[bytes]]:
     """Small JPEGs by path: one of a picture, several of a clip; files that can no longer be read are left out."""
     found: dict[str, bytes | list[bytes]] = {}
     for row in rows:
