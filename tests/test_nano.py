@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 
 from internvl_detect.data.forge import METHODS, Finish, describe, make_edited, soft_mask
 from internvl_detect.data.labels import answer_verity
+from internvl_detect.data.sample_clip import make_clip
 from internvl_detect.errors import CheckpointError
+from internvl_detect.media.video import open_video
 from internvl_detect.model.checkpoint import load_base
 from internvl_detect.model.nano import TILES, Shape, initial_state, shape_of, to_original, write_original
 from internvl_detect.model.prompts import SYSTEM_MESSAGE
@@ -98,6 +100,19 @@ def test_a_photograph_keeps_its_split_whatever_else_is_in_the_folder():
     parts = [split_of(f"photo{i}.jpg") for i in range(2000)]
     assert parts[:100] == [split_of(f"photo{i}.jpg") for i in range(100)]
     assert 0.16 < parts.count("test") / 2000 < 0.24 and 0.05 < parts.count("val") / 2000 < 0.11
+
+
+def test_a_made_clip_is_edited_between_its_two_times_and_nowhere_else(tmp_path):
+    rgb, other = photograph(200, 300), photograph(200, 300, 1)
+    options = {"donor": other, "seconds": 2.0, "size_wh": (192, 128)}
+    clips = [
+        open_video(make_clip(rgb, tmp_path / f"{i}.mp4", edited_s=times, **options), frames=8)
+        for i, times in enumerate([(0.7, 1.3), (9.0, 9.0)])
+    ]
+    assert clips[0].times_s == clips[1].times_s
+    for time_s, a, b in zip(clips[0].times_s, clips[0].frames, clips[1].frames, strict=True):
+        differs = np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).mean()
+        assert (differs > 3) == (0.7 <= time_s < 1.3)
 
 
 @pytest.mark.parametrize("kind", ["nearest", "bilinear", "transpose", "shuffle"])

@@ -31,7 +31,7 @@ from internvl_detect.model.embedded import ABOUT
 from internvl_detect.model.settings import AdapterSettings
 
 CONSTANT = 4  # channels of the patch embedding without a filter: through LayerNorm they tell a patch's strength
-TILES = TileSettings(mode="native", tile_px=224, max_tiles=6, thumbnail=False)
+TILES = TileSettings(mode="native", tile_px=224, max_tiles=4, thumbnail=False)
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,9 @@ def write_original(
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(original_config(shape), indent=2) + "\n")
     (folder / "tokenizer.model").write_bytes(tokenizer_model)
-    AdapterSettings(tiles=TILES, about=ABOUT, calibration=calibration).write(folder)
+    # It has never seen a prompt with several frames, so clips are scored frame by frame.
+    settings = AdapterSettings(tiles=TILES, about=ABOUT, calibration=calibration, clip_score="frames", frame_tiles=2)
+    settings.write(folder)
     return folder
 
 
