@@ -23,6 +23,8 @@ from internvl_detect.model.checkpoint import LoadedModel
 from internvl_detect.model.save import save_native
 from internvl_detect.train.corpus import Encoding
 from internvl_detect.train.run_folder import RunFolder, read_json, write_json, write_text
+from internvl_detect.train.setup import load_model
+from internvl_detect.train.trainer import put_trained
 from internvl_detect.train.validation import Scored
 
 
@@ -87,17 +89,19 @@ def write_weights(
         base_fingerprint=loaded.fingerprint,
         base_name=loaded.name,
     )
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
-    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     target = folder.file("adapter" if gives_adapter(config) else "model")
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    tensors = trainer.gathered() if sharded else {}
     if not trainer.is_world_process_zero():
         return target
+    if sharded:  # into a fresh model that is whole
+        model = load_model(config).model
+        put_trained(model, tensors, "the trained model")
+    else:
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     if gives_adapter(config):
-        save_adapter(_Gathered(model, state) if sharded else model, target, settings)
+        save_adapter(model, target, settings)
         return target
-    if state is not None:
-        model.load_state_dict(state, assign=True)
     if config.uses_lora:
         model = model.merge_and_unload()
     kind = torch.float32 if config.precision == "fp32" else torch.bfloat16
@@ -105,16 +109,6 @@ def write_weights(
     loaded.settings = dataclasses.replace(settings, base_fingerprint=None, base_name=None)
     shutil.rmtree(target, ignore_errors=True)
     return save_native(loaded, target)
-
-
-class _Gathered:
-    """A sharded model that saves the tensors gathered from all processes."""
-
-    def __init__(self, model: Any, state: dict[str, Any]) -> None:
-        self.model, self.state = model, state
-
-    def save_pretrained(self, folder: str) -> None:
-        self.model.save_pretrained(folder, state_dict=self.state)
 
 
 def metrics_with_interval(scored: Scored | None) -> dict[str, Any]:

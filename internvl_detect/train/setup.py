@@ -46,6 +46,10 @@ def check_environment(config: TrainConfig) -> None:
     for name in (config.fsdp, config.deepspeed):
         if name and not Path(name).is_file():
             raise ConfigError(f"the settings file {name} is not there", do="see recipes/")
+    if (config.fsdp or config.deepspeed) and not torch.cuda.is_available():
+        raise ConfigError(
+            "fsdp and deepspeed share a model out over GPUs, and there is none here", do="leave them empty"
+        )
     if config.precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("precision fp16 on a CPU", expected="bf16 or fp32", do="--set precision=fp32")
 
@@ -187,4 +191,6 @@ def _fsdp(config: TrainConfig) -> dict[str, Any] | None:
         raise ConfigError(f"{config.fsdp} cannot be read ({error})", do="see recipes/fsdp.yaml") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{config.fsdp} holds no key: value lines", do="see recipes/fsdp.yaml")
+    if values.get("version", 2) != 2:
+        raise ConfigError(f"{config.fsdp}: version {values['version']}", expected="2, which takes frozen tensors")
     return {"activation_checkpointing": config.gradient_checkpointing, **values}

@@ -87,26 +87,28 @@ class DetectionTrainer(Trainer):
     # The Trainer would save a whole model under renamed keys, and on resuming load what matches: nothing, silently.
     # Here a checkpoint holds exactly the trained tensors (LoRA, whole parts, or both) by their names in memory.
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        values = trained(self.model)
-        if state_dict is not None:  # gathered from the shards of all processes
-            values = {k: v for k, v in state_dict.items() if k in values}
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in values.items()}, str(folder / WEIGHTS), {"format": "pt"}
-        )
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The trained tensors as one safetensors file, whole, also where they are shared out; all processes call it."""
+        values = self.gathered()
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(values, str(folder / WEIGHTS), {"format": "pt"})
+
+    def gathered(self) -> dict[str, torch.Tensor]:
+        """The trained tensors, whole and on the CPU, by name; every process must call it, the main one may use it."""
+        values: dict[str, Any] = trained(self.model)
+        if self.is_deepspeed_enabled:
+            state = self.accelerator.get_state_dict(self.model_wrapped) or {}
+            values = {k: v for k, v in state.items() if k in values}
+        whole = {k: v.full_tensor() if hasattr(v, "full_tensor") else v for k, v in values.items()}
+        return {k: v.detach().cpu().contiguous() for k, v in whole.items()}
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            load_trained(self.model, Path(resume_from_checkpoint))
+        load_trained(self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.is_deepspeed_enabled:
             super()._load_best_model()
         else:
             load_trained(self.model, Path(self.state.best_model_checkpoint))
@@ -114,20 +116,30 @@ class DetectionTrainer(Trainer):
 
 def trained(model: Any) -> dict[str, torch.Tensor]:
     """The tensors that training changes, by name; one that several layers share comes once."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+    wrapper = "_checkpoint_wrapped_module."  # FSDP's checkpointing puts it into names
+    return {name.replace(wrapper, ""): p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def load_trained(model: Any, folder: Path) -> None:
     """Puts the trained tensors of a checkpoint into ``model``. Raises CheckpointError unless they fit one to one."""
+    put_trained(model, load_file(str(folder / WEIGHTS)), str(folder / WEIGHTS))
+
+
+def put_trained(model: Any, stored: dict[str, torch.Tensor], source: str) -> None:
+    """Puts whole tensors into ``model``, sharded or not. Raises CheckpointError where one does not fit."""
     wanted = trained(model)
-    stored = load_file(str(folder / WEIGHTS))
     odd = sorted(set(wanted) ^ set(stored)) or [k for k, v in stored.items() if v.shape != wanted[k].shape]
     if odd:
         raise CheckpointError(
-            f"{folder / WEIGHTS} does not fit this model: {len(odd)} tensors, first {odd[0]}",
+            f"{source} does not fit this model: {len(odd)} tensors, first {odd[0]}",
             expected="a checkpoint of this run",
             do="start afresh with --set resume=never",
         )
     with torch.no_grad():
         for name, value in stored.items():
-            wanted[name].copy_(value)
+            target: Any = wanted[name]
+            if hasattr(target, "full_tensor"):  # a shard of FSDP
+                from torch.distributed.tensor import distribute_tensor
+
+                value = distribute_tensor(value.to(target.device, target.dtype), target.device_mesh, target.placements)
+            target.copy_(value)

@@ -83,7 +83,7 @@ class Validator:
         model.eval()
         found: list[torch.Tensor] = []
         loss, tokens = 0.0, 0
-        with torch.inference_mode():
+        with torch.no_grad():
             feed = iter(loader)
             for turn in range(rounds):
                 batch = next(feed) if turn < len(mine) else self.collator([[]])
