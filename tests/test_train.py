@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,3 +166,30 @@ def test_the_learning_rate_of_each_part_follows_its_factor(settings_of, monkeypa
         "projector": [2e-3],
         "language": [1e-3],
     }
+
+
+def test_the_main_recipe_trains_as_it_stands(place, tmp_path):
+    recipe = Path(__file__).resolve().parents[1] / "recipes" / "internvl2_8b_lora.yaml"
+    env = {
+        "OUTPUT_DIR": str(tmp_path / "run"),
+        "DATA_PATH": str(place / "data"),
+        "WEIGHT_PATH": str(place / "base"),
+        "TRAIN_DATA_CHOICE": "pictures,words",
+        "VAL_DATA_CHOICE": "held",
+        "BATCH_SIZE": "8",
+    }
+    result = finetune.run(load_train_config(recipe, [], env))
+    assert result.steps == 2 and result.adapter.is_dir() and result.after["n_fake"] == 6
+    assert list((result.folder / "tensorboard").iterdir())
+
+
+def test_quantizing_leaves_the_vit_the_projector_and_the_head_alone(place):
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    from internvl_detect.model.checkpoint import _UNQUANTIZED, load_base
+
+    model = load_base(place / "base").model
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    quantized = [name for name in linear if should_convert_module(name, _UNQUANTIZED)]
+    assert quantized and all(name.startswith("model.language_model.layers.") for name in quantized)
+    assert len(quantized) == 2 * 7 and len(linear) > len(quantized)

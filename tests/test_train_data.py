@@ -138,3 +138,48 @@ def test_the_size_from_the_header_is_that_of_the_upright_picture(tmp_path):
     Image.new("RGB", (40, 20)).save(tmp_path / "plain.png")
     assert picture_size(str(tmp_path / "turned.jpg")) == (20, 40)
     assert picture_size(str(tmp_path / "plain.png")) == (40, 20)
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A clip of 12 frames that get brighter, and a short one of 2."""
+    import av
+
+    for name, frames in (("long", 12), ("short", 2)):
+        with av.open(str(tmp_path / f"{name}.mp4"), "w") as out:
+            stream = out.add_stream("mpeg4", rate=5)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for i in range(frames):
+                picture = np.full((48, 64, 3), 20 * i, np.uint8)
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            out.mux(stream.encode(None))
+    return tmp_path
+
+
+def test_a_clip_becomes_one_tile_a_frame_and_fewer_frames_where_it_is_too_long(clip, encoding):
+    def sample(name):
+        turns = (("user", f"<video>\n{tiny.QUESTION}"), ("assistant", "No."))
+        return Sample("d", 1, (), str(clip / f"{name}.mp4"), turns, None, "real", False, None, None)
+
+    roomy = dataclasses.replace(encoding, max_tokens=600)
+    whole = encode_sample(sample("long"), roomy)
+    assert whole.pixels.shape == (8, 28, 28, 3) and whole.truth == 0
+    assert (np.diff(whole.pixels.mean((1, 2, 3))) > 5).all()
+    assert len(whole.input_ids) == roomy.fit(sample("long"), []).length
+    tight = dataclasses.replace(encoding, max_tokens=len(whole.input_ids) - 1)
+    fewer = encode_sample(sample("long"), tight)
+    assert 1 <= len(fewer.pixels) < 8 and len(fewer.input_ids) <= tight.max_tokens
+    assert len(encode_sample(sample("short"), roomy).pixels) == 8
+
+
+def test_clips_pictures_and_words_train_together(clip, settings_of, place):
+    rows = [make_row(f"<video>\n{tiny.QUESTION}", "No.", video=f"{name}.mp4") for name in ("long", "short")]
+    write_jsonl(clip / "clips.jsonl", rows)
+    meta = json.loads((place / "data" / "meta.json").read_text())
+    for entry in meta.values():
+        entry |= {k: str(place / "data" / entry[k]) for k in ("root", "annotation")}
+    write_meta(clip / "meta.json", {**meta, "clips": {"root": ".", "annotation": "clips.jsonl"}})
+    config = settings_of(f"data_path={clip / 'meta.json'}", "train_data_choice=all", "max_tokens=512", "max_steps=3")
+    result = finetune.run(config)
+    assert result.skipped == 0 and result.steps == 3
+    assert json.loads((result.folder / "run.json").read_text())["samples"] == 29

@@ -21,8 +21,9 @@ def write_base(folder: Path, *, tile_px: int = 28, seed: int = 0, **over: Any) -
     from internvl_detect.model.nano_tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer([QUESTION, "Yes. Painted by a test.", "No. Nothing to see."], pieces=560)
-    sizes = {"vision_width": 32, "vision_layers": 1, "vision_heads": 2, "vision_mlp": 64, "width": 32, "layers": 2}
-    shape = Shape(tokens=569, tile_px=tile_px, heads=4, kv_heads=2, mlp=48, **{**sizes, **over})
+    sizes = {"vision_width": 32, "vision_layers": 1, "vision_heads": 2, "vision_mlp": 64}
+    sizes |= {"width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "mlp": 48}
+    shape = Shape(tokens=569, tile_px=tile_px, **{**sizes, **over})
     patches = np.random.default_rng(seed).integers(0, 255, (64, 14, 14, 3), dtype=np.uint8)
     return write_original(folder, initial_state(shape, patches, seed), shape, tokenizer)
 

@@ -31,6 +31,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_UNQUANTIZED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]  # whole names, as transformers asks
 _CPU_FLOAT32_LIMIT = 10**9  # parameters; above, "auto" keeps the stored type so that the model fits
 
 
@@ -257,10 +258,10 @@ def _quantization(kind: str) -> Any:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16,
             bnb_4bit_use_double_quant=True,
-            llm_int8_skip_modules=["vision_tower", "multi_modal_projector", "lm_head"],
+            llm_int8_skip_modules=_UNQUANTIZED,
         )
     if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["vision_tower", "lm_head"])
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_UNQUANTIZED)
     raise ConfigError(f"quantize={kind!r}", expected="nf4 or int8")
 
 

@@ -40,6 +40,7 @@ from internvl_detect.train.setup import (
     load_model,
     memory_advice,
     training_arguments,
+    workers_of,
 )
 from internvl_detect.train.trainer import DetectionTrainer
 from internvl_detect.train.validation import Validator, validation_rows
@@ -162,7 +163,7 @@ def _trainer(
     if checked is not None:
         val_rows = validation_rows(checked, encoding, max_samples=config.eval.max_samples, **listed)
         rows_at_once = config.per_device_batch_size
-        validator = Validator(val_rows, collator, loaded.tokenizer, batch_rows=rows_at_once, workers=config.workers)
+        validator = Validator(val_rows, collator, loaded.tokenizer, batch_rows=rows_at_once, workers=workers_of(config))
     arguments = training_arguments(config, plan, folder.path, world, validator is not None)
     arguments.eval_on_start = validator is not None and resumed == 0
     callbacks: list[Any] = [

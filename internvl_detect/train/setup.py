@@ -50,6 +50,10 @@ def check_environment(config: TrainConfig) -> None:
         raise ConfigError(
             "fsdp and deepspeed share a model out over GPUs, and there is none here", do="leave them empty"
         )
+    if config.quantize != "none" and not torch.cuda.is_available():
+        # On a CPU bitsandbytes goes over to a kernel without a gradient after the first evaluation.
+        found = f"training with quantize {config.quantize} on a CPU"
+        raise ConfigError(found, expected="a GPU", do="--set quantize=none")
     if config.precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("precision fp16 on a CPU", expected="bf16 or fp32", do="--set precision=fp32")
 
@@ -121,7 +125,7 @@ def training_arguments(config: TrainConfig, plan: Plan, folder: Path, world: int
         greater_is_better=greater_is_better(config) if validates else None,
         seed=config.seed,
         data_seed=config.seed,
-        dataloader_num_workers=config.workers,
+        dataloader_num_workers=workers_of(config),
         dataloader_pin_memory=cuda,
         remove_unused_columns=False,
         label_names=["labels"],
@@ -142,6 +146,12 @@ def training_arguments(config: TrainConfig, plan: Plan, folder: Path, world: int
     if world == 1:
         arguments._n_gpu = min(arguments.n_gpu, 1)  # never DataParallel, which averages without regard to tokens
     return arguments
+
+
+def workers_of(config: TrainConfig) -> int:
+    """Decoding processes: as many as asked for, and no more than there are cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(config.workers, cores)
 
 
 def greater_is_better(config: TrainConfig) -> bool:
