@@ -74,7 +74,7 @@ def clip(tmp_path):
             stream = container.add_stream("libx264", rate=fps)
             stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
             for i in range(n_frames):
-                picture = np.roll(rng.integers(0, 255, (64, 96, 3), dtype=np.uint8) // 4 + 5 * i, i, 1)
+                picture = np.roll(rng.integers(0, 255, (64, 96, 3), dtype=np.uint8) // 4 + 5 * (i % 30), i, 1)
                 for packet in stream.encode(av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")):
                     container.mux(packet)
             for packet in stream.encode():

@@ -339,3 +339,10 @@ def test_random_bytes_behind_a_clips_first_bytes_are_a_media_error() -> None:
     for head in (SMALL["mp4"][:32], SMALL["mkv"][:48], b"RIFF\0\0\0\0AVI ", b"FLV\x01", b"OggS", b"\0\0\x01\xba"):
         with pytest.raises(MediaError):
             open_video(head + rng.bytes(3000))
+
+
+def test_a_clip_that_takes_too_long_is_given_up(clip):
+    path = clip(n_frames=60)
+    with pytest.raises(MediaError, match="takes more than 0 s"):
+        open_video(path, frames=8, limits=VideoLimits(max_read_s=0.0))
+    assert len(open_video(path, frames=8, limits=VideoLimits(max_read_s=60)).frames) == 8

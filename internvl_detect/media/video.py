@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -21,6 +22,7 @@ from PIL import Image as PILImage
 from internvl_detect.errors import MediaError
 from internvl_detect.media.clip_decode import Packets, pick_all_through, pick_by_index, read_packets
 from internvl_detect.media.clip_facts import lacks_moov, upright
+from internvl_detect.media.clip_time import Timed
 from internvl_detect.media.sampling import frame_indices
 from internvl_detect.media.source import (
     HEAD,
@@ -44,7 +46,8 @@ ATTACHED_PICTURE = av.stream.Disposition.attached_pic
 
 @dataclass(frozen=True)
 class VideoLimits:
-    """What a clip may cost: bytes, pixels of one frame, seconds, frames in the file, frames asked for, threads."""
+    """What a clip may cost: bytes, pixels of one frame, length, frames in the file, frames asked for, threads, and
+    ``max_read_s`` seconds of reading and decoding."""
 
     max_bytes: int = 2 * 2**30
     max_pixels: int = 40_000_000
@@ -52,6 +55,7 @@ class VideoLimits:
     max_total_frames: int = 500_000
     max_frames: int = 512
     threads: int = 2
+    max_read_s: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ class _Reader:
         self.allow_truncated = allow_truncated
         self.notes: list[str] = []
         self.start: int | None = None  # timestamp of frame 0
+        self.deadline = time.monotonic() + limits.max_read_s
 
     def clip(
         self, count: int, bound: tuple[float, float] | None, method: str, size: int, digest: str, path: str | None
@@ -170,7 +175,7 @@ class _Reader:
         self.file.seek(0)
         try:
             return av.open(
-                self.file,
+                Timed(self.file, self.deadline, f"{self.name} takes more than {self.limits.max_read_s:g} s to read"),
                 mode="r",
                 format=self.demuxer,
                 options={"protocol_whitelist": "none", "format_whitelist": _whitelist(self.demuxer)},
@@ -178,6 +183,8 @@ class _Reader:
                 buffer_size=BUFFER,
                 io_open=_refuse,
             )
+        except MediaError:
+            raise
         except Exception as error:  # noqa: BLE001 - see open_video
             no_index = self.demuxer == "mov" and lacks_moov(self.file)
             words = "its index (moov) is missing, so it was cut short" if no_index else _words(error)
