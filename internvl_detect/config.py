@@ -86,7 +86,9 @@ class TrainConfig(_Section):
     weight_path: str = Field(default="", description="the base model's folder, or nano")
     adapter_path: str = Field(default="", description="start from this adapter instead of a new one")
     data_path: str = Field(default="", description="meta JSON, or a folder holding meta.json")
-    train_data_choice: str = Field(default="all", description="names in the meta JSON, by commas; all")
+    train_data_choice: str = Field(
+        default="all", description="names in the meta JSON, by commas; all: all but those validated on"
+    )
     val_data_choice: str = Field(default="", description="names to validate on, by commas; empty: no validation")
     resume: Literal["auto", "never"] = Field(
         default="auto", description="go on from the newest whole checkpoint, if any"
@@ -321,7 +323,7 @@ def _known(values: Mapping[Any, Any], where: str) -> None:
         near = difflib.get_close_matches(key, keys, 1, 0.6) or [
             last[n] for n in difflib.get_close_matches(key.split(".")[-1], list(last), 1, 0.75)
         ]
-        hint = f"perhaps {near[0]} is meant" if near else "all keys are listed in docs/training.md"
+        hint = f"perhaps {near[0]} is meant" if near else "`ivdetect train --show` prints all keys"
         raise ConfigError(f"unknown setting {key} in {where}", do=hint)
 
 

@@ -12,9 +12,9 @@ import tiny
 
 from internvl_detect.config import load_train_config
 from internvl_detect.data.conversations import Sample, make_row, write_jsonl, write_meta
-from internvl_detect.errors import DataError
+from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.train import finetune
-from internvl_detect.train.corpus import Encoding, open_corpus, picture_size
+from internvl_detect.train.corpus import Encoding, open_corpus, overlap, picture_size
 from internvl_detect.train.dataset import Rows, encode_sample
 from internvl_detect.train.packing import plan_run
 
@@ -183,3 +183,27 @@ def test_clips_pictures_and_words_train_together(clip, settings_of, place):
     result = finetune.run(config)
     assert result.skipped == 0 and result.steps == 3
     assert json.loads((result.folder / "run.json").read_text())["samples"] == 29
+
+
+def test_all_means_all_but_what_is_validated_on_and_an_overlap_is_told(settings_of, capsys):
+    result = finetune.run(settings_of("train_data_choice=all", "val_data_choice=held", "max_steps=1"))
+    facts = json.loads((result.folder / "run.json").read_text())
+    assert facts["samples"] == 15 and facts["shared_with_validation"] == ""
+    both = finetune.run(settings_of("train_data_choice=held", "val_data_choice=held", "max_steps=1", out="both"))
+    assert json.loads((both.folder / "run.json").read_text())["shared_with_validation"] == "1 datasets"
+    assert "share 1 datasets" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="every dataset"):
+        open_corpus(settings_of(), "all", without="all")
+
+
+def test_a_source_that_is_in_training_and_validation_is_told(settings_of, place, tmp_path, encoding):
+    for name in ("one", "other"):
+        rows = [make_row(tiny.QUESTION, "No.", image="pictures0.png", group_id=g) for g in ("camera", name)]
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    root = str(place / "data" / "pictures")
+    meta = {name: {"root": root, "annotation": f"{name}.jsonl"} for name in ("one", "other")}
+    write_meta(tmp_path / "meta.json", meta)
+    parts = [open_corpus(settings_of(f"data_path={tmp_path / 'meta.json'}"), name) for name in meta]
+    for part in parts:
+        part.scan(encoding)
+    assert overlap(*parts) == "1 sources (group_id)"

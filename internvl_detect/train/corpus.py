@@ -118,7 +118,8 @@ class Problem:
 class Corpus:
     """The usable samples of a choice of datasets, by number, with their lengths in tokens.
 
-    ``problems`` are the rows left out. ``manifest`` is the sha256 over the meta JSON and the chosen annotation files.
+    ``problems`` are the rows left out, ``groups`` the group_ids of the others, ``clips`` how many of them are clips.
+    ``manifest`` is the sha256 over the meta JSON and the chosen annotation files.
     """
 
     def __init__(self, entries: Sequence[DatasetEntry], seed: int = 0, manifest: str = "") -> None:
@@ -130,6 +131,8 @@ class Corpus:
         self.positions = np.arange(int(starts[-1]), dtype=np.int64)
         self.lengths = np.zeros(len(self.positions), np.int64)
         self.problems: list[Problem] = []
+        self.groups: set[str] = set()
+        self.clips = 0
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -162,10 +165,11 @@ class Corpus:
     ) -> None:
         """Measures every sample and leaves out the broken ones (``on_broken`` "error": raises at the first)."""
 
-        def one(number: int) -> int | IvdetectError:
+        def one(number: int) -> tuple[int, str | None, bool] | IvdetectError:
             try:
                 sample = self[number]
-                return encoding.fit(sample, [picture_size(path) for path in sample.images]).length
+                length = encoding.fit(sample, [picture_size(path) for path in sample.images]).length
+                return length, sample.group_id, sample.video is not None
             except IvdetectError as error:
                 return error
 
@@ -174,8 +178,10 @@ class Corpus:
             for start in range(0, len(self), _AT_ONCE):
                 numbers = range(start, min(start + _AT_ONCE, len(self)))
                 for number, found in zip(numbers, pool.map(one, numbers), strict=True):
-                    if isinstance(found, int):
-                        self.lengths[number] = found
+                    if isinstance(found, tuple):
+                        self.lengths[number] = found[0]
+                        self.groups.update(filter(None, found[1:2]))
+                        self.clips += found[2]
                         good.append(number)
                         continue
                     if on_broken == "error":
@@ -186,8 +192,11 @@ class Corpus:
         self.keep(np.asarray(good, dtype=np.int64))
 
 
-def open_corpus(config: TrainConfig, choice: str, *, seed: int = 0) -> Corpus:
-    """The corpus of ``data_path`` and a choice of names ("all" or empty: every dataset). Raises ConfigError."""
+def open_corpus(config: TrainConfig, choice: str, *, seed: int = 0, without: str = "") -> Corpus:
+    """The corpus of ``data_path`` and a choice of names; "all" or empty takes every dataset but those of ``without``.
+
+    Raises ConfigError, DataError.
+    """
     if not config.data_path:
         raise ConfigError("data_path is not set", expected="a meta JSON", do="set DATA_PATH or --set data_path=...")
     path = Path(config.data_path)
@@ -195,7 +204,16 @@ def open_corpus(config: TrainConfig, choice: str, *, seed: int = 0) -> Corpus:
         path = path / "meta.json"
     if not path.is_file():
         raise ConfigError(f"data_path {path} is not there", expected="a meta JSON, or a folder holding meta.json")
-    entries = choose(read_meta(path), None if choice.strip().lower() in ("", "all") else choice)
+    entries = read_meta(path)
+    if choice.strip().lower() not in ("", "all"):
+        entries = choose(entries, choice)
+    elif without.strip():
+        held = {entry.name for entry in choose(entries, None if without.strip().lower() == "all" else without)}
+        entries = [entry for entry in entries if entry.name not in held]
+        if not entries:
+            raise ConfigError(
+                "every dataset is in the validation choice", do="name those to train on: TRAIN_DATA_CHOICE=a,b"
+            )
     digest = hashlib.sha256(path.read_bytes())
     for entry in entries:
         try:
@@ -204,6 +222,16 @@ def open_corpus(config: TrainConfig, choice: str, *, seed: int = 0) -> Corpus:
         except OSError as error:
             raise DataError(f"{entry.annotation} could not be read: {error.strerror}") from None
     return Corpus(entries, seed, digest.hexdigest())
+
+
+def overlap(training: Corpus, validation: Corpus) -> str:
+    """What two scanned corpora have in common, in words: datasets or sources (group_id); empty when nothing."""
+    said = []
+    if names := {e.annotation for e in training.entries} & {e.annotation for e in validation.entries}:
+        said.append(f"{len(names)} datasets")
+    if groups := training.groups & validation.groups:
+        said.append(f"{len(groups)} sources (group_id)")
+    return " and ".join(said)
 
 
 def picture_size(path: str) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from internvl_detect.model.checkpoint import LoadedModel
 from internvl_detect.train import outcome, run_folder
 from internvl_detect.train.callbacks import Checkpoints, EarlyStop, LogFile, Progress
 from internvl_detect.train.collate import Collator
-from internvl_detect.train.corpus import Corpus, Encoding, open_corpus
+from internvl_detect.train.corpus import Corpus, Encoding, open_corpus, overlap
 from internvl_detect.train.dataset import Rows, append_line
 from internvl_detect.train.outcome import RunResult
 from internvl_detect.train.packing import plan_run
@@ -78,7 +78,7 @@ def _run(config: TrainConfig) -> RunResult:
     began = time.monotonic()
     state = PartialState(cpu=not torch.cuda.is_available())
     main, world = state.is_main_process, state.num_processes
-    corpus = open_corpus(config, config.train_data_choice, seed=config.seed)
+    corpus = open_corpus(config, config.train_data_choice, seed=config.seed, without=config.val_data_choice)
     checked = open_corpus(config, config.val_data_choice, seed=config.seed) if config.val_data_choice.strip() else None
     manifest = {"training": corpus.manifest} | ({"validation": checked.manifest} if checked else {})
     folder = run_folder.open_run(config, manifest) if main else None
@@ -96,6 +96,8 @@ def _run(config: TrainConfig) -> RunResult:
     encoding = dataclasses.replace(encoding, system=loaded.settings.system_message)
     for part in filter(None, (corpus, checked)):
         _scan(part, encoding, config, folder, main)
+    if checked is not None and (shared := overlap(corpus, checked)):
+        _say(main, f"warning: training and validation share {shared}, so the validation flatters")
     collator = Collator(
         pad_id=loaded.need_tokenizer().pad_token_id or 0,
         image_token_id=loaded.config.image_token_id,
@@ -112,7 +114,7 @@ def _run(config: TrainConfig) -> RunResult:
     output = trainer.train(resume_from_checkpoint=str(folder.checkpoint) if folder.checkpoint else None)
     scored = trainer.validator(trainer.model_wrapped, trainer.accelerator) if trainer.validator else None
     calibration = outcome.fit_calibration(config, scored)
-    written = outcome.write_weights(config, folder, trainer, loaded, encoding, calibration)
+    written = outcome.write_weights(config, folder, trainer, loaded, encoding, calibration, corpus.clips > 0)
     history = trainer.state.log_history
     losses = [row["loss"] for row in history if "loss" in row]
     start = next((row for row in history if row.get("step") == 0 and "eval_auc" in row), {})
@@ -221,7 +223,9 @@ def _facts(
         "versions": run_folder.versions(),
         "base": {"name": loaded.name, "fingerprint": loaded.fingerprint, "form": loaded.form},
         "samples": len(corpus),
+        "clips": corpus.clips,
         "validation_samples": len(checked) if checked else 0,
+        "shared_with_validation": overlap(corpus, checked) if checked else "",
         "tokens": int(corpus.lengths.sum()),
         "steps": plan.steps,
         "batch_size": config.batch_size,

@@ -78,12 +78,17 @@ def write_weights(
     loaded: LoadedModel,
     encoding: Encoding,
     calibration: Calibration,
+    clips: bool = False,
 ) -> Path:
-    """Write adapter/ or model/ with its settings; every process must call it. Raises OutputError."""
+    """Write adapter/ or model/ with its settings; every process must call it. Raises OutputError.
+
+    After training on ``clips`` a clip's score is that of the prompt with all frames, as it was asked here.
+    """
     settings = dataclasses.replace(
         loaded.settings,
         tiles=encoding.tiles,
         video_last_newline=encoding.video_last_newline,
+        clip_score="prompt" if clips else loaded.settings.clip_score,
         share_qkv_a=loaded.settings.share_qkv_a if config.adapter_path else config.lora.share_qkv_a,
         calibration=calibration.to_dict() if calibration.fitted else None,
         base_fingerprint=loaded.fingerprint,
