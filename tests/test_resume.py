@@ -95,7 +95,14 @@ def test_other_settings_or_data_in_the_same_folder_are_refused_with_what_differs
             finetune.run(settings_of())
     finally:
         (place / "data" / "pictures.jsonl").write_text(rows)
-    assert finetune.run(settings_of("logging_steps=2", "max_steps=6")).resumed_from == 3
+
+
+def test_what_saves_memory_may_change_in_the_middle_of_a_run(settings_of, monkeypatch):
+    run_killed_at(settings_of("lora.dropout=0", "per_device_batch_size=2"), 4, monkeypatch)
+    went_on = finetune.run(settings_of("lora.dropout=0", "gradient_checkpointing=true"))
+    straight = finetune.run(settings_of("lora.dropout=0", out="straight"))
+    assert went_on.resumed_from == 3
+    assert losses(went_on.folder) == pytest.approx(losses(straight.folder), abs=2e-6)
 
 
 def test_resume_never_starts_afresh_in_the_same_folder(settings_of, monkeypatch):

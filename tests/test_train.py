@@ -193,3 +193,11 @@ def test_quantizing_leaves_the_vit_the_projector_and_the_head_alone(place):
     quantized = [name for name in linear if should_convert_module(name, _UNQUANTIZED)]
     assert quantized and all(name.startswith("model.language_model.layers.") for name in quantized)
     assert len(quantized) == 2 * 7 and len(linear) > len(quantized)
+
+
+def test_validation_with_one_class_trains_and_says_that_nothing_was_calibrated(settings_of):
+    result = finetune.run(settings_of("val_data_choice=words", "max_steps=2"))
+    said = json.loads((result.folder / "metrics.json").read_text())
+    assert said["after"]["auc"] is None and said["calibration"]["method"] == "none"
+    assert "3 real and 0 fake" in said["calibration"]["note"]
+    assert json.loads((result.adapter / "ivdetect.json").read_text())["calibration"] is None

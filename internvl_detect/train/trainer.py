@@ -35,6 +35,7 @@ class DetectionTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.validator, self.lr_scale = validator, lr_scale
         self.last_scored: Scored | None = None
+        self.loss_is_scaled_for_ga = True  # by the answer tokens of the whole step
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
