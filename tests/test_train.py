@@ -201,3 +201,19 @@ def test_validation_with_one_class_trains_and_says_that_nothing_was_calibrated(s
     assert said["after"]["auc"] is None and said["calibration"]["method"] == "none"
     assert "3 real and 0 fake" in said["calibration"]["note"]
     assert json.loads((result.adapter / "ivdetect.json").read_text())["calibration"] is None
+
+
+@pytest.mark.parametrize("checkpointing", ["true", "false"])
+def test_no_dropout_mask_outlives_its_layer(settings_of, monkeypatch, checkpointing):
+    from internvl_detect.model.shared_lora import SharedMaskDropout
+    from internvl_detect.train import callbacks
+
+    kept = []
+
+    def look(self, args, state, control, model=None, **kwargs):
+        kept.extend(m for m in model.modules() if isinstance(m, SharedMaskDropout) and m._mask is not None)
+        kept.append(sum(isinstance(m, SharedMaskDropout) for m in model.modules()))
+
+    monkeypatch.setattr(callbacks.Checkpoints, "on_pre_optimizer_step", look)
+    finetune.run(settings_of("max_steps=2", "lora.dropout=0.5", f"gradient_checkpointing={checkpointing}"))
+    assert kept == [2 * 3] * 2
