@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EXIT_OK, DataError, IvdetectError
-from .conversations import DatasetEntry, chosen, parse_meta
-from .findings import Finding, Level, show
-from .jsonl import read_lines
-from .opening import MediaDesk
-from .rows import Sample, read_row
+from internvl_detect.data.conversations import DatasetEntry, chosen, parse_meta
+from internvl_detect.data.findings import Finding, Level, show
+from internvl_detect.data.jsonl import read_lines
+from internvl_detect.data.opening import MediaDesk
+from internvl_detect.data.rows import Sample, read_row
+from internvl_detect.errors import EXIT_OK, DataError, IvdetectError
 
 MAX_KEPT = 100_000
 _FEW_LABELS = 20

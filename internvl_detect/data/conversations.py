@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataError
-from ..questions import IMAGE_QUESTION, VIDEO_QUESTION
-from .findings import Finding, Level, did_you_mean, show
-from .index import AnnotationIndex
-from .jsonl import BadJson, atomically, dump, parse, read_lines
-from .jsonl import write_jsonl as write_jsonl
-from .rows import Sample, Source, read_row
+from internvl_detect.data.findings import Finding, Level, did_you_mean, show
+from internvl_detect.data.index import AnnotationIndex
+from internvl_detect.data.jsonl import BadJson, atomically, dump, parse, read_lines
+from internvl_detect.data.jsonl import write_jsonl as write_jsonl
+from internvl_detect.data.rows import Sample, Source, read_row
+from internvl_detect.errors import ConfigError, DataError
+from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
 
 __all__ = ["IMAGE_QUESTION", "VIDEO_QUESTION", "AnnotationIndex", "DatasetEntry", "Sample", "choose", "make_row"]
 __all__ += ["parse_meta", "read_meta", "write_jsonl", "write_meta"]

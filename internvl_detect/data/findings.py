@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import DataError
+from internvl_detect.errors import DataError
 
 Level = Literal["error", "warning"]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
-from .jsonl import MAX_LINE_BYTES, read_lines
-from .rows import Sample, Source, read_row
+from internvl_detect.data.jsonl import MAX_LINE_BYTES, read_lines
+from internvl_detect.data.rows import Sample, Source, read_row
+from internvl_detect.errors import DataError
 
 _GAMMA = 0x9E3779B97F4A7C15
 

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import DataError, OutputError
-from .findings import show
+from internvl_detect.data.findings import show
+from internvl_detect.errors import DataError, OutputError
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import ConfigError, DataError
-from ..questions import IMAGE_QUESTION, VIDEO_QUESTION
-from .conversations import make_row, write_meta
-from .findings import did_you_mean, show
-from .jsonl import MAX_LINE_BYTES, BadJson, atomically, dump, parse, read_lines, well_formed
-from .labels import LABELS, normalise_label, verity
+from internvl_detect.data.conversations import make_row, write_meta
+from internvl_detect.data.findings import did_you_mean, show
+from internvl_detect.data.jsonl import MAX_LINE_BYTES, BadJson, atomically, dump, parse, read_lines, well_formed
+from internvl_detect.data.labels import LABELS, normalise_label, verity
+from internvl_detect.errors import ConfigError, DataError
+from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
 
 COLUMNS = ("path", "label", "kind", "generator", "mask", "source", "licence", "group_id", "split")
 _ALIASES = {"license": "licence", "file": "path", "filename": "path", "filepath": "path", "group": "group_id"}

@@ -11,9 +11,9 @@ from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from ..errors import MediaError
-from .findings import show
-from .rows import Sample
+from internvl_detect.data.findings import show
+from internvl_detect.data.rows import Sample
+from internvl_detect.errors import MediaError
 
 _REMEMBERED = 8192
 
@@ -51,11 +51,11 @@ def media_problem(kind: str, path: str, clip_s: tuple[float, float] | None = Non
         if not os.path.isfile(path):
             return "missing-file", f"not a file: {show(path, 300)}", ""
         if open_it and kind == "video":
-            from ..media.video import open_video
+            from internvl_detect.media.video import open_video
 
             open_video(path, frames=8, bound=clip_s)
         elif open_it:
-            from ..media.image import open_image
+            from internvl_detect.media.image import open_image
 
             open_image(path)
     except MediaError as error:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .findings import Finding, Level, did_you_mean, show
-from .jsonl import BadJson, parse, well_formed
-from .labels import LABELS, Verity, answer_verity, normalise_label, verity
+from internvl_detect.data.findings import Finding, Level, did_you_mean, show
+from internvl_detect.data.jsonl import BadJson, parse, well_formed
+from internvl_detect.data.labels import LABELS, Verity, answer_verity, normalise_label, verity
 
 T = TypeVar("T")
 

@@ -22,9 +22,9 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from ..data.jsonl import atomically
-from ..verdict import Failure, Region, Verdict
-from . import words
+from internvl_detect.data.jsonl import atomically
+from internvl_detect.report import words
+from internvl_detect.verdict import Failure, Region, Verdict
 
 LONG_SIDE_PX = 480
 _QUALITY = 82

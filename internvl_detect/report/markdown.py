@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..verdict import Failure, Verdict
-from . import words
+from internvl_detect.report import words
+from internvl_detect.verdict import Failure, Verdict
 
 _ACTIVE = re.compile(r"[\\`*_\[\]~|:@$^!#]")  # ":" and "@" occur in bare addresses
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}

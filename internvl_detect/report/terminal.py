@@ -13,8 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from ..verdict import Failure, Verdict
-from . import words
+from internvl_detect.report import words
+from internvl_detect.verdict import Failure, Verdict
 
 _STYLES = {"fake": "bold red", "unsure": "yellow", "authentic": "cyan", words.FAILED: "bold red"}
 _SIGNS = {"fake": "▲", "unsure": "?", "authentic": "○", words.FAILED: "✗"}

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..verdict import Evidence, Failure, Verdict
+from internvl_detect.verdict import Evidence, Failure, Verdict
 
 Row = Verdict | Failure
 
