@@ -114,12 +114,12 @@ def one_way(name: str, steps: int) -> dict[str, float]:
     for step in range(steps + 1):
         if step == 1:
             began = time.perf_counter()
-        batch = items[step * BATCH : (step + 1) * BATCH]
+        batch = items[step * BATCH : (step + 1) * BATCH] if step else items[:MICRO]  # a short step warms up
         learned = sum(label != -100 for item in batch for label in item.labels)
         if how["packing"]:
             groups = [[[batch[i] for i in row]] for row in pack([len(i.input_ids) for i in batch], 1024) if row]
         else:
-            groups = [[[item] for item in batch[i : i + MICRO]] for i in range(0, BATCH, MICRO)]
+            groups = [[[item] for item in batch[i : i + MICRO]] for i in range(0, len(batch), MICRO)]
         total = 0.0
         for rows in groups:
             tensors = collate(rows)
@@ -160,8 +160,8 @@ def main() -> None:
     """Measure every way ``--rounds`` times in turns, keep the best round of each, print and store the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="results/train.json")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--way", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.way:

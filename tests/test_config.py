@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -182,6 +183,14 @@ def test_the_main_recipe_writes_out_every_setting_with_the_default_where_the_ori
     assert (default["epochs"], default["max_tokens"], default["max_tiles"]) == (1, 4096, 6)
 
 
+def test_the_deepspeed_recipe_leaves_to_the_settings_what_they_decide():
+    recipe = json.loads((ROOT / "recipes" / "deepspeed_zero3.json").read_text())
+    assert recipe["zero_optimization"]["stage"] == 3
+    assert recipe["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
+    decided = ("gradient_accumulation_steps", "train_micro_batch_size_per_gpu", "gradient_clipping")
+    assert {recipe[key] for key in decided} == {recipe["bf16"]["enabled"], recipe["fp16"]["enabled"]} == {"auto"}
+
+
 def test_resolved_settings_read_back_as_the_same(tmp_path):
     made = load_train_config(None, ["lora.r=8", "learning_rate=3e-5", "val_data_choice=on"], {})
     (tmp_path / "run.yaml").write_text(made.to_yaml())
@@ -208,6 +217,12 @@ def test_the_script_passes_its_variables_and_arguments_on():
         ["bash", str(script)], env={"PYTHON": "echo", "GPUS": "2", "PATH": "/usr/bin:/bin"}, capture_output=True
     )
     assert "torch.distributed.run" in many.stdout.decode() and "--nproc_per_node 2" in many.stdout.decode()
+
+
+def test_the_training_page_names_every_section_and_variable():
+    page = (ROOT / "docs" / "training.md").read_text()
+    assert all(name in page for name in ENVIRONMENT)
+    assert all(f"`{key}`" in page or key in page for key in ("lora.r", "train.vision", "eval.steps", "lr_scale"))
 
 
 def test_importing_the_settings_imports_no_torch():

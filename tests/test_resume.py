@@ -124,6 +124,12 @@ def test_a_half_written_checkpoint_is_passed_over(settings_of, monkeypatch):
     assert losses(result.folder) == losses(straight.folder)
 
 
+def test_an_output_folder_that_cannot_be_made_is_named(settings_of, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="file/run cannot be used"):
+        finetune.run(settings_of(f"output_dir={tmp_path / 'file' / 'run'}"))
+
+
 def test_a_full_disk_says_so_and_leaves_the_earlier_checkpoint_to_go_on_from(settings_of, monkeypatch):
     import errno
 
