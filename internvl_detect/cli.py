@@ -72,6 +72,7 @@ def detect(
     regions: Annotated[
         bool, typer.Option("--regions", help="Ask about every tile alone; say which look fake.")
     ] = False,
+    question: Annotated[str | None, typer.Option(help="Ask this instead; yes must mean fake.")] = None,
     json_: Json = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write one JSON line a file here.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out: what has a verdict is left out.")] = False,
@@ -114,8 +115,9 @@ def detect(
         calibration=calibration,
         verbose=verbose,
     )
-    options = {"dtype": dtype, "device": device, "attn": attn, "quantize": quantize}
-    raise typer.Exit(command.run(files, model, adapter, max_tiles=max_tiles, tile_mode=tile_mode, **options))
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "attn": attn, "quantize": quantize}
+    options |= {"max_tiles": max_tiles, "tile_mode": tile_mode, "question": question}
+    raise typer.Exit(command.run(files, model, adapter, **options))
 
 
 @app.command()
@@ -245,9 +247,7 @@ def data_check(
 @data_app.command("samples")
 def data_samples(
     folder: Annotated[Path, typer.Argument(help="A new folder.")],
-    pairs: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Pairs to train on.")
-    ] = 64,
+    pairs: Annotated[int, typer.Option(min=1, max=10_000, help="Pairs to train on.")] = 64,
     seed: int = 0,
 ) -> None:
     """Make a small training and test set from the photographs in the package, to try the trainer with."""

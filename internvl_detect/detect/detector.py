@@ -46,6 +46,7 @@ class Detector:
         calibration: Calibration | None = None,
         limits: Limits | None = None,
         video_limits: VideoLimits | None = None,
+        question: str | None = None,
     ) -> None:
         self.loaded = loaded
         self.answerer = Answerer(loaded)
@@ -57,6 +58,7 @@ class Detector:
         self.calibration = calibration or Calibration.from_dict(loaded.settings.calibration)
         self.asker = Asker(self.answerer, self.calibration)
         self.limits, self.video_limits = limits, video_limits
+        self.image_question, self.video_question = question or IMAGE_QUESTION, question or VIDEO_QUESTION
 
     @classmethod
     def from_pretrained(
@@ -74,7 +76,8 @@ class Detector:
     ) -> Detector:
         """Load ``base`` ("nano" is the embedded model) with ``adapter``; see ``load_base`` for the rest.
 
-        ``max_tiles`` and ``tile_mode`` override what is stored with the adapter. Raises CheckpointError.
+        ``max_tiles`` and ``tile_mode`` override what is stored with the adapter. ``question`` replaces the standard ones;
+        its answer "yes" must mean fake. Raises CheckpointError.
         """
         loaded = load_base(base, adapter=adapter, dtype=dtype, device=device, attn=attn, quantize=quantize)
         change: dict[str, Any] = {"max_tiles": max_tiles, "mode": tile_mode}
@@ -192,7 +195,7 @@ class Detector:
         if self.loaded.settings.clip_score == "prompt":
             whole = dataclasses.replace(self.tiles, mode="dynamic", min_tiles=1, max_tiles=1, thumbnail=False)
             frames = [cut_tiles(frame, whole).pixels for frame in clip.frames]
-            ids = self._encode(VIDEO_QUESTION, [len(f) for f in frames], "video")
+            ids = self._encode(self.video_question, [len(f) for f in frames], "video")
             job.requests.append(Request(ids, np.concatenate(frames)))
             job.roles.append("clip")
         for frame in dict(zip(clip.indices, clip.frames, strict=True)).values():
@@ -200,7 +203,7 @@ class Detector:
             job.roles.append("frame")
 
     def _question(self, pixels: Any) -> Request:
-        return Request(self._encode(IMAGE_QUESTION, [len(pixels)], "image"), pixels)
+        return Request(self._encode(self.image_question, [len(pixels)], "image"), pixels)
 
     def _encode(self, question: str, tiles: list[int], kind: str) -> list[int]:
         settings = self.loaded.settings
