@@ -189,14 +189,23 @@ def rows(
                 yield {"id": name, "image": name, "width": facts["size_px"], "conversations": said, **facts}
 
 
+def is_hard(row: dict[str, Any]) -> bool:
+    """Whether a row's pair is an edited part, or a whole rebuilt by the given autoencoder."""
+    return row["pair_kind"] != "whole" or row["decoder"] == "given"
+
+
 def write(out: Path, split: str, found: Iterable[dict[str, Any]]) -> None:
     """out/split.jsonl, split_large.jsonl (pictures larger than a tile) and split_all.jsonl, listed in out/meta.json.
 
-    Large pictures cost four tiles each, so most of them are left out of a pass over them (``repeat_time``)."""
+    Large pictures cost four tiles each, so most of them are left out of a pass over them (``repeat_time``).
+    split_hard.jsonl repeats the one-tile pairs without the pictures rebuilt as a whole by our own small networks, which
+    are learned first.
+    """
     rows_by_name: dict[str, list[dict[str, Any]]] = {split: [], f"{split}_large": []}
     for row in found:
         rows_by_name[f"{split}_large" if row["width"] > SIZES_PX[0] else split].append(row)
     together = [row for part in rows_by_name.values() for row in part]
+    rows_by_name[f"{split}_hard"] = [r for r in rows_by_name[split] if is_hard(r)]
     listed = out / "meta.json"
     meta = json.loads(listed.read_text()) if listed.is_file() else {}
     for name, part in {**rows_by_name, f"{split}_all": together}.items():
@@ -218,7 +227,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--own", type=Path, help="folder of our own autoencoders (default: OUT/decoders)")
     parser.add_argument("--seconds", type=float, default=100, help="training time of each own autoencoder")
     parser.add_argument("--per-photograph", type=int, default=18, help="pairs of each training photograph")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--splits", nargs="+", default=["val", "test", "unseen", "train", "left_out"])
+    parser.add_argument("--seed", type=int, default=0, help="another seed makes another draw of the same photographs")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -231,11 +241,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     of["unseen"] = [of["unseen"][i] for i in sorted(rng.permutation(len(of["unseen"]))[:150])]
     plan = [("val", 6, {}), ("test", 6, {}), ("unseen", 2, {"size_px": 224}), ("train", args.per_photograph, {})]
     for split, per_photo, options in plan:
-        if of[split]:
+        if of[split] and split in args.splits:
             write(args.out, split, rows(of[split], seen, per_photo, args.seed, args.out, split, **options))
-    left = {LEFT_OUT: nets[LEFT_OUT]}
-    found = rows(of["test"], left, 3, args.seed + 1, args.out, "left_out", only=LEFT_OUT)
-    write(args.out, "left_out", found)
+    if "left_out" in args.splits:
+        left = {LEFT_OUT: nets[LEFT_OUT]}
+        write(args.out, "left_out", rows(of["test"], left, 3, args.seed + 1, args.out, "left_out", only=LEFT_OUT))
 
 
 if __name__ == "__main__":
