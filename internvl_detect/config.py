@@ -31,7 +31,7 @@ ENVIRONMENT = {
     "PER_DEVICE_BATCH_SIZE": "per_device_batch_size",
 }
 # Changing one of these in the middle of a run changes no loss (the last three: but for the draws of dropout).
-HARMLESS = ("resume", "logging_steps", "save_steps", "keep_checkpoints", "workers", "tensorboard")
+HARMLESS: tuple[str, ...] = ("resume", "logging_steps", "save_steps", "keep_checkpoints", "workers", "tensorboard")
 HARMLESS += ("gpus", "per_device_batch_size", "gradient_checkpointing")
 
 
