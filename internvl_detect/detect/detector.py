@@ -58,6 +58,8 @@ class Detector:
         self.calibration = calibration or Calibration.from_dict(loaded.settings.calibration)
         self.asker = Asker(self.answerer, self.calibration)
         self.limits, self.video_limits = limits, video_limits
+        if question is not None and not question.strip():
+            raise ConfigError("the question is empty", expected="a sentence", do="leave it out for the standard one")
         self.image_question, self.video_question = question or IMAGE_QUESTION, question or VIDEO_QUESTION
 
     @classmethod
@@ -76,8 +78,8 @@ class Detector:
     ) -> Detector:
         """Load ``base`` ("nano" is the embedded model) with ``adapter``; see ``load_base`` for the rest.
 
-        ``max_tiles`` and ``tile_mode`` override what is stored with the adapter. ``question`` replaces the standard ones;
-        its answer "yes" must mean fake. Raises CheckpointError.
+        ``max_tiles`` and ``tile_mode`` override what is stored with the adapter. ``question`` replaces the standard
+        ones; its answer "yes" must mean fake. Raises CheckpointError, and ConfigError for settings that do not fit.
         """
         loaded = load_base(base, adapter=adapter, dtype=dtype, device=device, attn=attn, quantize=quantize)
         change: dict[str, Any] = {"max_tiles": max_tiles, "mode": tile_mode}
