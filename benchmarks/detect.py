@@ -134,43 +134,66 @@ def profile(detector: Detector, paths: list[Path]) -> dict[str, float]:
     return {name: round(value / total, 4) for name, value in stages.items()}
 
 
-def measure(name: str, folder: str | Path, dtype: str, paths: list[Path], rounds: int) -> dict[str, Any]:
-    detector = Detector.from_pretrained(folder, "none", dtype=dtype)
-    detector.answerer.words.__func__.__defaults__ = (WORDS,)  # type: ignore[attr-defined]
-    eager = load_base(folder, adapter="none", dtype=dtype, attn="eager").model
-    ways: dict[str, Callable[[list[Path]], list[float]]] = {
-        "plain": Plain(detector, eager, detector.tiles),
-        "score, alone": ours(detector, 1, False),
-        "score, batches of 8": ours(detector, 8, False),
-        "score and words, alone": ours(detector, 1, True),
-        "score and words, batches of 8": ours(detector, 8, True),
-    }
-    spent: dict[str, list[float]] = {way: [] for way in ways}
-    scores: dict[str, list[float]] = {}
+def measure(name: str, folder: str | Path, dtypes: list[str], paths: list[Path], rounds: int) -> dict[str, Any]:
+    """All ways in all dtypes, in turns; each is compared with the plain way of its own dtype and of the first."""
+    ways: dict[tuple[str, str], Callable[[list[Path]], list[float]]] = {}
+    detectors = {}
+    for dtype in dtypes:
+        detector = detectors[dtype] = Detector.from_pretrained(folder, "none", dtype=dtype, word_tokens=WORDS)
+        eager = load_base(folder, adapter="none", dtype=dtype, attn="eager").model
+        ways[dtype, "plain"] = Plain(detector, eager, detector.tiles)
+        for batch, words in ((1, False), (8, False), (1, True), (8, True)):
+            what = "score and words" if words else "score"
+            ways[dtype, f"{what}, {'alone' if batch == 1 else f'batches of {batch}'}"] = ours(detector, batch, words)
+    spent: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
+    scores: dict[tuple[str, str], list[float]] = {}
     for run in ways.values():
         run(paths[:2])  # warm
     for _ in range(rounds):
         for way, run in ways.items():
             took, scores[way] = seconds(run, paths)
             spent[way].append(took)
-    apart = max(abs(a - b) for way in ways for a, b in zip(scores[way], scores["plain"], strict=True))
-    table = {}
-    for way, each in spent.items():
-        ratios = sorted(p / t for p, t in zip(spent["plain"], each, strict=True))
-        table[way] = {
+    table = []
+    for (dtype, way), each in spent.items():
+        same, first = (
+            [round(p / t, 2) for p, t in zip(spent[d, "plain"], each, strict=True)] for d in (dtype, dtypes[0])
+        )
+        row = {
+            "dtype": dtype,
+            "way": way,
             "pictures_per_s": round(len(paths) / statistics.median(each), 3),
             "seconds_per_picture": round(statistics.median(each) / len(paths), 4),
-            "times_plain": round(statistics.median(ratios), 2),
-            "times_plain_range": [round(ratios[0], 2), round(ratios[-1], 2)],
+            "times_plain": statistics.median(same),
+            "times_plain_range": [min(same), max(same)],
+            f"times_plain_{dtypes[0]}": statistics.median(first),
         }
+        table.append(row)
+        print(
+            f"  {dtype:<9} {way:<30} {row['pictures_per_s']:8.2f} pictures/s {row['seconds_per_picture']:8.3f} s each"
+            f"  {row['times_plain']:5.2f} x plain ({min(same)} to {max(same)}), "
+            f"{statistics.median(first):5.2f} x plain {dtypes[0]}"
+        )
+    apart = {
+        dtype: max(
+            abs(a - b)
+            for (d, way), found in scores.items()
+            if d == dtype
+            for a, b in zip(found, scores[dtype, "plain"], strict=True)
+        )
+        for dtype in dtypes
+    }
+    profiles = {dtype: profile(detector, paths) for dtype, detector in detectors.items()}
+    for dtype in dtypes:
+        print(f"  {dtype}: a score in batches: " + ", ".join(f"{k} {v:.0%}" for k, v in profiles[dtype].items()))
+        print(f"  {dtype}: largest difference of a score between the ways: {apart[dtype]:.1e}")
+    detector = detectors[dtypes[0]]
     return {
         "model": name,
-        "dtype": dtype,
-        "parameters": sum(p.numel() for p in eager.parameters()),
-        "tiles": [len(cut_tiles(open_image(p).rgb, detector.tiles)) for p in paths[:1]][0],
-        "largest_score_difference": apart,
+        "parameters": sum(p.numel() for p in detector.loaded.model.parameters()),
+        "tiles": len(cut_tiles(open_image(paths[0]).rgb, detector.tiles)),
         "ways": table,
-        "profile": profile(detector, paths),
+        "largest_score_difference": apart,
+        "profile": profiles,
     }
 
 
@@ -188,20 +211,8 @@ def main() -> None:
         paths = pictures(Path(temporary))
         for name in given.models.split(","):
             folder = "nano" if name == "nano" else random_model(Path(temporary) / "random")
-            for dtype in given.dtypes.split(","):
-                found = measure(name, folder, dtype, paths, given.rounds)
-                results.append(found)
-                print(
-                    f"\n{name} {dtype}: {found['parameters'] / 1e6:.1f} M parameters, {found['tiles']} tiles a picture"
-                )
-                for way, row in found["ways"].items():
-                    low, high = row["times_plain_range"]
-                    print(
-                        f"  {way:<30} {row['pictures_per_s']:8.2f} pictures/s {row['seconds_per_picture']:8.3f} s each"
-                        f"   {row['times_plain']:5.2f} x plain ({low} to {high})"
-                    )
-                print("  time of a score in batches: " + ", ".join(f"{k} {v:.0%}" for k, v in found["profile"].items()))
-                print(f"  largest difference of a score between the ways: {found['largest_score_difference']:.1e}")
+            print(f"\n{name}")
+            results.append(measure(name, folder, given.dtypes.split(","), paths, given.rounds))
     machine = {"python": platform.python_version(), "torch": torch.__version__, "threads": given.threads}
     given.out.parent.mkdir(exist_ok=True)
     given.out.write_text(json.dumps({"machine": machine, "rounds": given.rounds, "results": results}, indent=1) + "\n")

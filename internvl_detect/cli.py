@@ -116,7 +116,7 @@ def detect(
         verbose=verbose,
     )
     options: dict[str, Any] = {"dtype": dtype, "device": device, "attn": attn, "quantize": quantize}
-    options |= {"max_tiles": max_tiles, "tile_mode": tile_mode, "question": question}
+    options |= {"max_tiles": max_tiles, "tile_mode": tile_mode, "question": question, "word_tokens": max_words}
     raise typer.Exit(command.run(files, model, adapter, **options))
 
 

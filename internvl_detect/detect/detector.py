@@ -47,6 +47,7 @@ class Detector:
         limits: Limits | None = None,
         video_limits: VideoLimits | None = None,
         question: str | None = None,
+        word_tokens: int = 64,
     ) -> None:
         self.loaded = loaded
         self.answerer = Answerer(loaded)
@@ -56,7 +57,7 @@ class Detector:
                 f"tiles of {self.tiles.tile_px} px", expected=f"{loaded.tile_px} px, the input of {loaded.name}"
             )
         self.calibration = calibration or Calibration.from_dict(loaded.settings.calibration)
-        self.asker = Asker(self.answerer, self.calibration)
+        self.asker = Asker(self.answerer, self.calibration, word_tokens)
         self.limits, self.video_limits = limits, video_limits
         if question is not None and not question.strip():
             raise ConfigError("the question is empty", expected="a sentence", do="leave it out for the standard one")

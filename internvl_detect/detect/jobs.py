@@ -40,10 +40,10 @@ class Job:
 
 
 class Asker:
-    """Asks a model about jobs, batch by batch."""
+    """Asks a model about jobs, batch by batch; answers in words have at most ``word_tokens`` tokens."""
 
-    def __init__(self, answerer: Answerer, calibration: Calibration) -> None:
-        self.answerer, self.calibration = answerer, calibration
+    def __init__(self, answerer: Answerer, calibration: Calibration, word_tokens: int = 64) -> None:
+        self.answerer, self.calibration, self.word_tokens = answerer, calibration, word_tokens
 
     def ask(self, jobs: Sequence[Job], explain: bool) -> None:
         """Fill in the log odds of every request of ``jobs``, then kind and words where they are wanted."""
@@ -101,7 +101,7 @@ class Asker:
         for row, kind in zip(fakes, self.answerer.kinds(state, fakes), strict=True):
             jobs[row].kind_of_fake = kind
         if explain:
-            for job, words in zip(jobs, self.answerer.words(state), strict=True):
+            for job, words in zip(jobs, self.answerer.words(state, self.word_tokens), strict=True):
                 job.words = words
 
     def looks_fake(self, job: Job) -> bool:
