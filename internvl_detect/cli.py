@@ -69,6 +69,7 @@ def detect(
     model: Model = "nano",
     adapter: Adapter = None,
     explain: Annotated[bool, typer.Option("--explain", "-e", help="Add the model's words.")] = False,
+    max_words: Annotated[int, typer.Option(min=1, max=4096, help="Most tokens of the words.")] = 64,
     regions: Annotated[
         bool, typer.Option("--regions", help="Ask about every tile alone; say which look fake.")
     ] = False,
