@@ -30,7 +30,7 @@ built = finetune._trainer
 
 def sharded(*args):
     trainer = built(*args)
-    print("sharded:", trainer.is_fsdp_enabled)
+    sys.stdout.write(f"sharded: {trainer.is_fsdp_enabled}\n")
     return trainer
 
 
