@@ -122,6 +122,22 @@ def detect(
 
 
 @app.command()
+def report(
+    rows: Annotated[Path, typer.Argument(help="Results: the file of 'ivdetect detect --out'.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="report.html, or report.md.")] = Path("report.html"),
+) -> None:
+    """Make a report of stored results: one HTML file, or Markdown. Pictures are shown where they can still be read.
+
+    \b
+      ivdetect report results.jsonl --out report.html
+    """
+    from internvl_detect.detect.results_file import load_rows
+    from internvl_detect.report.command import write
+
+    typer.echo(write(list(load_rows(rows)), out))
+
+
+@app.command()
 def train(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="A YAML recipe; see recipes/.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", "-s", help="key=value, over everything else.")] = None,

@@ -6,8 +6,9 @@ Not here: how a verdict comes about (``detect``) or is shown (``report``). Impor
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Kind = Literal["image", "video"]
 Decision = Literal["authentic", "unsure", "fake"]
@@ -94,3 +95,32 @@ class Failure:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, in the order of the fields."""
         return dataclasses.asdict(self)
+
+
+def from_row(row: Mapping[str, Any]) -> Verdict | Failure:
+    """The way back from ``to_dict``; unknown keys are left out. Raises ValueError for what is no such row."""
+    try:
+        if row.get("error") is not None:
+            return Failure(str(row["path"]), str(row["error"]), int(row.get("exit_code") or 1), row.get("kind"))
+        known = {f.name for f in dataclasses.fields(Verdict)}
+        made = {key: value for key, value in row.items() if key in known}
+        made["frames"] = tuple(Frame(int(f["index"]), float(f["time_s"]), float(f["score"])) for f in row["frames"])
+        stretch = row.get("stretch")
+        made["stretch"] = Stretch(**{k: float(stretch[k]) for k in ("start_s", "end_s", "score")}) if stretch else None
+        made["regions"] = tuple(_region(r) for r in row["regions"])
+        made["evidence"] = tuple(
+            Evidence(str(e["source"]), str(e["summary"]), e.get("score"), dict(e["details"])) for e in row["evidence"]
+        )
+        made["notes"] = tuple(str(note) for note in row["notes"])
+        made["score"], made["probability"] = float(row["score"]), float(row["probability"])
+        made["timings"] = {str(k): float(v) for k, v in row["timings"].items()}
+        if row["kind"] not in get_args(Kind) or row["decision"] not in get_args(Decision):
+            raise ValueError(f"kind {row['kind']!r}, decision {row['decision']!r}")
+        return Verdict(**made)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _region(row: Mapping[str, Any]) -> Region:
+    left, top, right, bottom = (int(v) for v in row["box_xyxy"])
+    return Region((left, top, right, bottom), float(row["score"]))

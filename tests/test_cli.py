@@ -86,6 +86,24 @@ def test_report_masks_and_fakeshield_rows_come_out_of_one_run(photo, clip, tmp_p
     assert all(Image.open(masks / name).size == (200, 120) for name in names)
 
 
+def test_a_report_can_be_made_of_stored_rows_and_after_a_resume_holds_all_of_them(photo, clip, tmp_path, model):
+    rows, report = tmp_path / "rows.jsonl", tmp_path / "r.html"
+    assert run("detect", photo("first.png"), "--out", rows, *model)[0] == 0
+    code, *_ = run(
+        "detect", clip("second.mp4"), tmp_path / "third.png", "--out", rows, "--resume", "--report", report, *model
+    )
+    assert code == 1
+    assert all(name in report.read_text() for name in ("second.mp4", "third.png"))
+    assert "first.png" in report.read_text()
+    for out in (tmp_path / "again.html", tmp_path / "again.md"):
+        assert run("report", rows, "--out", out)[0] == 0
+        assert all(name in out.read_text().replace("\\", "") for name in ("first.png", "second.mp4", "third.png"))
+    assert run("report", rows, "--out", tmp_path / "again.doc")[0] == 2
+    rows.write_text(rows.read_text() + '{"path": 3}\n')
+    code, _, err = run("report", rows)
+    assert code == 2 and "line 4" in err
+
+
 def test_paths_come_from_standard_input(photo, model):
     code, out, _ = run("detect", "-", "--json", *model, input=f"{photo()}\n")
     assert code == 0 and len(out.splitlines()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -20,7 +21,7 @@ from internvl_detect.model.calibration import Calibration
 from internvl_detect.model.checkpoint import load_base
 from internvl_detect.model.prompts import IMAGE_QUESTION, VIDEO_QUESTION
 from internvl_detect.model.score import YesNo, p_fake, yes_no_sets
-from internvl_detect.verdict import Failure, Frame, Verdict
+from internvl_detect.verdict import Failure, Frame, Verdict, from_row
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +190,22 @@ def test_a_verdict_is_json_and_its_decision_follows_the_calibration(loaded, phot
         assert row["decision"] == decision and row["calibrated"]
         assert (row["label"] == "real") == (decision == "authentic")
         assert {"path", "kind", "score", "probability", "model", "timings"} <= set(row)
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_a_verdict_comes_back_from_its_json(detector, photo, clip, video):
+    verdict = detector.detect(clip() if video else photo(), explain=True, frames=3, regions=True)
+    assert from_row(json.loads(json.dumps(verdict.to_dict()))) == verdict
+    failure = Failure("a", "broken", 3)
+    assert from_row(failure.to_dict()) == failure
+
+
+@given(
+    st.dictionaries(st.sampled_from([f.name for f in dataclasses.fields(Verdict)] + ["error"]), st.none() | st.text())
+)
+def test_any_object_is_a_row_or_a_value_error(row):
+    with contextlib.suppress(ValueError):
+        from_row(row)
 
 
 def test_two_runs_answer_the_same_to_the_bit(tiny_folder, photo):

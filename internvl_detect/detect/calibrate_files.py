@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from internvl_detect.detect.command import load_rows
 from internvl_detect.detect.inputs import find_media
+from internvl_detect.detect.results_file import load_rows
 from internvl_detect.errors import ConfigError, DataError, OutputError
 from internvl_detect.model.calibration import Calibration, calibrate
 from internvl_detect.model.embedded import NAME
@@ -58,8 +58,8 @@ def calibrate_rows(rows: Path, manifest: Path | None, target_error: float) -> Ca
     for row in read_manifest(manifest):
         for key in (row.path, str(manifest.parent / row.path)):
             labels[key] = 0 if row.label == "real" else 1
-    judged = [r for r in load_rows(rows) if r.get("error") is None and "score" in r]
-    known = [(r["score"], labels[r["path"]]) for r in judged if r["path"] in labels]
+    judged = [row for row in load_rows(rows) if isinstance(row, Verdict)]
+    known = [(row.score, labels[row.path]) for row in judged if row.path in labels]
     if not known:
         raise DataError(
             f"no path of {rows} is in {manifest}", expected="the same paths in both", do="judge the manifest's files"

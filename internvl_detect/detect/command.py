@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from internvl_detect import __version__
 from internvl_detect.detect.inputs import find_media
-from internvl_detect.detect.results_file import ResultsFile, encode_row
+from internvl_detect.detect.results_file import ResultsFile, encode_row, load_rows
 from internvl_detect.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError
 from internvl_detect.progress import progress_bar
 from internvl_detect.verdict import Failure, Verdict
@@ -119,13 +117,13 @@ class DetectCommand:
         return content
 
     def _write_report(self, rows: list[Verdict | Failure], detector: Any) -> None:
-        from internvl_detect.report.html import write_report
-        from internvl_detect.report.overlay import thumbnails
+        from internvl_detect.report.command import write
 
+        if self.out:  # with --resume the file holds more than this run judged
+            rows = list(load_rows(self.out))
+        facts = {"model": detector.loaded.name, "base": detector.loaded.fingerprint}
         with progress_bar("writing the report", None):
-            made_with = {"version": __version__, "model": detector.loaded.name, "base": detector.loaded.fingerprint}
-            made_with["calibration"] = detector.calibration.to_dict()
-            written = write_report(rows, self.report, thumbnails=thumbnails(rows), made_with=made_with)  # type: ignore[arg-type]
+            written = write(rows, self.report, facts | {"calibration": detector.calibration.to_dict()})  # type: ignore[arg-type]
         _say(f"report: {written}")
 
     def _end(self, codes: list[int]) -> int:
@@ -141,19 +139,3 @@ class DetectCommand:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def load_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a results file; raises ConfigError naming a line that is none."""
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-                if not isinstance(row, dict) or "path" not in row:
-                    raise ValueError("no 'path'")
-            except ValueError as error:
-                raise ConfigError(
-                    f"{path}, line {number} is no row of results ({error})",
-                    expected="JSON from 'ivdetect detect --out'",
-                ) from error
-            yield row

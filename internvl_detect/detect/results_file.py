@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from internvl_detect.errors import ConfigError, OutputError
+from internvl_detect.verdict import Failure, Verdict, from_row
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:
@@ -106,3 +107,21 @@ class ResultsFile:
             f"{self.path} could not be written ({error.strerror or error}); {self.rows} rows of this run are in it",
             do="free disk space and run the same command with --resume",
         )
+
+
+def load_rows(path: str | Path) -> Iterator[Verdict | Failure]:
+    """The verdicts and failures of a results file. Raises ConfigError naming a line that is none."""
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield from_row(json.loads(line))
+                except (ValueError, RecursionError, AttributeError) as error:
+                    raise ConfigError(
+                        f"{path}, line {number} is no row of results ({error})",
+                        expected="JSON from 'ivdetect detect --out'",
+                    ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror})", expected="a file of 'ivdetect detect --out'"
+        ) from error
