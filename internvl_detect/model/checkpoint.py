@@ -23,7 +23,7 @@ from internvl_detect.model.adapter import attach_adapter, attach_inner_lora
 from internvl_detect.model.convert import tensor_targets
 from internvl_detect.model.embedded import resolve
 from internvl_detect.model.fingerprint import fingerprint
-from internvl_detect.model.folder import Shards, open_shards
+from internvl_detect.model.folder import Shards, no_bars, open_shards
 from internvl_detect.model.parts import ModelParts, read_parts
 from internvl_detect.model.settings import AdapterSettings
 
@@ -215,16 +215,17 @@ def _load_native(
         options["quantization_config"] = _quantization(quantize)
         options["device_map"] = {"": device}
     try:
-        model, info = InternVLForConditionalGeneration.from_pretrained(
-            str(folder),
-            config=config,
-            dtype=dtype,
-            attn_implementation=attn,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            **options,
-        )
+        with no_bars():
+            model, info = InternVLForConditionalGeneration.from_pretrained(
+                str(folder),
+                config=config,
+                dtype=dtype,
+                attn_implementation=attn,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
     except IvdetectError:
         raise
     except Exception as error:  # shape mismatches arrive as RuntimeError, broken files as several kinds

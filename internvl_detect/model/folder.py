@@ -120,3 +120,17 @@ def _opened(file: Path) -> Iterator[Any]:
         raise CheckpointError(
             f"{file} cannot be read ({error})", expected="a whole safetensors file", do="download it again"
         ) from error
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Without transformers' own progress bars, which would mix with this program's."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

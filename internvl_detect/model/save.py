@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from internvl_detect.errors import ConfigError, OutputError
+from internvl_detect.model.folder import no_bars
 
 if TYPE_CHECKING:
     from internvl_detect.model.checkpoint import LoadedModel
@@ -50,7 +51,7 @@ def whole_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
 
 def save_native(loaded: LoadedModel, destination: Path) -> Path:
     """Write a loaded model (without a PEFT wrapper) as a folder of transformers' own format, with its settings."""
-    with whole_folder(destination) as temporary:
+    with whole_folder(destination) as temporary, no_bars():
         loaded.model.save_pretrained(str(temporary), max_shard_size="5GB")
         loaded.image_processor.save_pretrained(str(temporary))
         if loaded.tokenizer is not None:
