@@ -154,9 +154,10 @@ def _converted(
         for target, rows in tensor_targets(plain, config):
             try:
                 yield target, tensor if rows is None else rows(tensor)
-            except RuntimeError as error:
+            except CheckpointError as error:
                 raise CheckpointError(
-                    f"tensor {name} of shape {tuple(tensor.shape)} does not divide into the heads of config.json",
+                    f"tensor {name}: {error.found}",
+                    expected=error.expected,
                     do="check that weights and config.json come from one model",
                 ) from error
 

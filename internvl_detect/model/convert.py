@@ -164,7 +164,15 @@ def module_targets(name: str, config: InternVLConfig) -> list[Target]:
 
 def _third(index: int, size: int) -> Rows:
     """Rows of q, k or v in the ViT's fused qkv, which is plainly q; k; v."""
-    return lambda t: t[index * size : (index + 1) * size]
+
+    def rows(t: torch.Tensor) -> torch.Tensor:
+        if t.shape[0] != 3 * size:
+            raise CheckpointError(
+                f"a fused attn.qkv of {t.shape[0]} rows", expected=f"{3 * size}, three times the ViT's width"
+            )
+        return t[index * size : (index + 1) * size]
+
+    return rows
 
 
 def _grouped(part: str, text: PretrainedConfig) -> Rows:
@@ -173,6 +181,11 @@ def _grouped(part: str, text: PretrainedConfig) -> Rows:
     per = text.num_attention_heads // kv_heads
 
     def rows(t: torch.Tensor) -> torch.Tensor:
+        if t.shape[0] % (kv_heads * (per + 2)):
+            raise CheckpointError(
+                f"a fused wqkv of {t.shape[0]} rows",
+                expected=f"a multiple of {kv_heads * (per + 2)}, the heads of config.json",
+            )
         groups = t.reshape(kv_heads, per + 2, -1, *t.shape[1:])  # (kv heads, q.. k v, head_dim, ...)
         chosen = groups[:, :per] if part == "q" else groups[:, per if part == "k" else per + 1]
         return chosen.reshape(-1, *t.shape[1:])
