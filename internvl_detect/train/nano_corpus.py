@@ -189,23 +189,15 @@ def rows(
                 yield {"id": name, "image": name, "width": facts["size_px"], "conversations": said, **facts}
 
 
-def is_hard(row: dict[str, Any]) -> bool:
-    """Whether a row's pair is an edited part, or a whole rebuilt by the given autoencoder."""
-    return row["pair_kind"] != "whole" or row["decoder"] == "given"
-
-
 def write(out: Path, split: str, found: Iterable[dict[str, Any]]) -> None:
     """out/split.jsonl, split_large.jsonl (pictures larger than a tile) and split_all.jsonl, listed in out/meta.json.
 
     Large pictures cost four tiles each, so most of them are left out of a pass over them (``repeat_time``).
-    split_hard.jsonl repeats the one-tile pairs without the pictures rebuilt as a whole by our own small networks, which
-    are learned first.
     """
     rows_by_name: dict[str, list[dict[str, Any]]] = {split: [], f"{split}_large": []}
     for row in found:
         rows_by_name[f"{split}_large" if row["width"] > SIZES_PX[0] else split].append(row)
     together = [row for part in rows_by_name.values() for row in part]
-    rows_by_name[f"{split}_hard"] = [r for r in rows_by_name[split] if is_hard(r)]
     listed = out / "meta.json"
     meta = json.loads(listed.read_text()) if listed.is_file() else {}
     for name, part in {**rows_by_name, f"{split}_all": together}.items():

@@ -1,7 +1,6 @@
 """The two ends of nano's training: the folder that it starts from, and the folders that the package ships.
 
     python -m internvl_detect.train.nano_weights start --corpus nano_corpus --out runs/nano_start
-    python -m internvl_detect.train.nano_weights mix --corpus nano_corpus --corpus nano_corpus_b --out meta_second.json
     python -m internvl_detect.train.nano_weights export --base runs/nano_base/model --out nano
 Not here: the training between them (``ivdetect train``), what the start is (``model.nano``).
 """
@@ -49,19 +48,6 @@ def make_start(corpus: Path, out: Path, *, tokenizer: Path | None = None, seed: 
     return write_original(out, state, shape, pieces, dtype=torch.float32)
 
 
-def mix(corpora: Sequence[Path], out: Path) -> Path:
-    """A meta JSON over several draws of the corpus for the second pass: hard pairs in full, 0.3 of the others."""
-    meta = {}
-    for number, corpus in enumerate(corpora):
-        listed = json.loads((corpus / "meta.json").read_text())
-        for name, share in (("train", 0.3), ("train_hard", 1), ("train_large", 0.15)):
-            meta[f"{name}_{'abcdefgh'[number]}"] = {**listed[name], "repeat_time": share}
-        if "val_all" in listed:
-            meta["val_all"] = listed["val_all"]
-    out.write_text(json.dumps(meta, indent=1) + "\n")
-    return out
-
-
 def export(base: Path, tokenizer: Path, out: Path) -> Path:
     """A trained native folder in the original format: bf16, config.json, tokenizer.model, ivdetect.json."""
     loaded = load_base(base, dtype="float32", device="cpu", adapter="none")
@@ -79,9 +65,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     start.add_argument("--corpus", type=Path, required=True)
     start.add_argument("--tokenizer", type=Path, help="tokenizer.model to take instead of training one")
     start.add_argument("--out", type=Path, required=True)
-    both = commands.add_parser("mix", help="the meta JSON of the second pass")
-    both.add_argument("--corpus", type=Path, action="append", required=True)
-    both.add_argument("--out", type=Path, required=True)
     final = commands.add_parser("export", help="a trained folder in the original format")
     final.add_argument("--base", type=Path, required=True)
     final.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.model of the start")
@@ -89,8 +72,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.command == "start":
         print(make_start(args.corpus, args.out, tokenizer=args.tokenizer))
-    elif args.command == "mix":
-        print(mix(args.corpus, args.out))
     else:
         print(export(args.base, args.tokenizer, args.out))
 
