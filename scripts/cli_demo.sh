@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The main job, from nothing: sets up, fine-tunes the embedded model by LoRA for about a minute on forged cuts of the
-# photographs in the package, and judges a real photograph, an edited one and a clip. All of it may be set:
+# photographs in the package, and judges a real photograph, an edited one, a rebuilt one and a clip. All may be set:
 #   WEIGHT_PATH     model folder                        (nano, the embedded one; with another the training is left out)
 #   ADAPTER_PATH    LoRA adapter for WEIGHT_PATH        (nano: its own)
-#   IMAGE_PATH      file or folder to judge             (the three samples)
+#   IMAGE_PATH      file or folder to judge             (the four samples)
 #   DTE_FDM_OUTPUT  results, one JSON line a file       (runs/demo/DTE-FDM_output.jsonl)
 #   MFLM_OUTPUT     folder for masks and overlays       (runs/demo/MFLM_output)
 #   DEMO_STEPS      optimiser steps of the training     (40; 0 leaves it out)
@@ -34,7 +34,7 @@ fi
 if [ -n "${IMAGE_PATH:-}" ]; then
   files=("$IMAGE_PATH")
 else
-  files=("$demo/samples/real.jpg" "$demo/samples/edited.jpg" "$demo/samples/clip.mp4")
+  files=("$demo"/samples/{real.jpg,edited.jpg,rebuilt.jpg,clip.mp4})
 fi
 echo "== Judging ${files[*]}"
 rm -f "$rows"

@@ -31,7 +31,8 @@ SIZE = (224, 224)
 
 
 def make_sample_set(folder: str | Path, *, pairs: int = 64, test_pairs: int = 32, seed: int = 0) -> Path:
-    """Write train and test pictures with their meta.json, and three files to detect: real, edited, clip.
+    """Write train and test pictures with their meta.json, and the files to detect: real, edited,
+    rebuilt (made small and large again) and clip.
 
     The same ``seed`` gives the same bytes. Gives the path of meta.json, whose datasets are ``samples_train`` and
     ``samples_test``. Raises ConfigError when the folder is not empty, OutputError when it cannot be written.
@@ -109,5 +110,6 @@ def _files_to_detect(folder: Path, photographs: dict[str, np.ndarray], rng: np.r
     finish = Finish(quality=92)
     (folder / "real.jpg").write_bytes(finish.apply(real))
     (folder / "edited.jpg").write_bytes(finish.apply(edited))
+    (folder / "rebuilt.jpg").write_bytes(finish.apply(resample(real, np.random.default_rng(0))))
     Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "edited_mask.png")
     shutil.copyfile(SAMPLES / "clip.mp4", folder / "clip.mp4")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ class LoraSettings:
 
 def new_lora(model: Any, settings: LoraSettings) -> Any:
     """Wrap a base with fresh LoRA layers (B is zero, so the answers are still the base's); only they are trainable."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
     patterns = {"language": _LANGUAGE, "vision": _VISION, "language+vision": f"({_LANGUAGE}|{_VISION})"}
     config = LoraConfig(
@@ -57,7 +58,7 @@ def new_lora(model: Any, settings: LoraSettings) -> Any:
         target_modules=patterns[settings.targets],
         task_type="CAUSAL_LM",
     )
-    wrapped = get_peft_model(model, config)
+    wrapped = _wrap(model, config)
     if settings.share_qkv_a:
         share_qkv(wrapped)
     return wrapped
@@ -169,7 +170,7 @@ def _attach(
     said: Mapping[str, Any],
 ) -> None:
     """Wrap the base with LoRA on just the modules that ``factors`` names and give each its tensors, strictly."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
     modules = sorted({name.rpartition(".")[0] for name in factors})
     present = dict(loaded.model.named_modules())
@@ -203,7 +204,7 @@ def _attach(
         task_type="CAUSAL_LM",
         **patterns,
     )
-    loaded.model = get_peft_model(loaded.model, config)
+    loaded.model = _wrap(loaded.model, config)
     wrapped = loaded.model.get_base_model()
     with torch.no_grad():
         for module in modules:
@@ -214,6 +215,14 @@ def _attach(
     if share and _one_a(factors):
         share_qkv(loaded.model)
     loaded.model.requires_grad_(False)
+
+
+def _wrap(model: Any, config: Any) -> Any:
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT's of transformers' next version: nothing for a user
+        return get_peft_model(model, config)
 
 
 def _one_a(factors: dict[str, torch.Tensor]) -> bool:
