@@ -131,7 +131,7 @@ def main() -> None:
             slices[name] = summary(s, y, g, calibration.probabilities)
             print(name, slices[name], flush=True)
 
-    for split in ("val", "test", "unseen", "left_out"):
+    for split in ("val_all", "test_all", "unseen_all", "left_out_all"):
         rows = corpus_rows(args.corpus, split)
         found = scores(loaded, [r["picture"] for r in rows])
         parts: dict[str, list[tuple[float, int, str]]] = {split: []}

@@ -21,6 +21,7 @@ from internvl_detect.data.sample_clip import make_clip
 from internvl_detect.errors import CheckpointError
 from internvl_detect.media.video import open_video
 from internvl_detect.model.checkpoint import load_base
+from internvl_detect.model.embedded import ABOUT, FOLDER
 from internvl_detect.model.nano import TILES, Shape, initial_state, shape_of, to_original, write_original
 from internvl_detect.model.prompts import SYSTEM_MESSAGE
 from internvl_detect.model.score import yes_no_sets
@@ -191,3 +192,15 @@ def test_the_patch_embedding_starts_with_unit_variance_on_the_patches_it_was_mad
     out = torch.einsum("nyxc,ocyx->no", pixels, weight) + bias
     assert torch.allclose(out[:, :252].std(0), torch.ones(252), atol=0.05)
     assert torch.allclose(out[:, 252:], torch.ones(3000, 4))
+
+
+def test_the_package_carries_its_model_under_20_mb_with_an_adapter_a_calibration_and_samples():
+    folder = FOLDER / "nano"
+    files = [f for name in ("nano", "nano_lora") for f in (FOLDER / name).iterdir()]
+    assert sum(f.stat().st_size for f in files) < 20e6
+    loaded = load_base("nano")
+    assert loaded.form == "original" and loaded.settings.calibration and loaded.settings.about == ABOUT
+    assert load_base("nano", adapter="none").fingerprint == load_base(folder).fingerprint == loaded.fingerprint
+    samples = FOLDER / "samples"
+    credits = (samples / "CREDITS.md").read_text()
+    assert all(f.name in credits for f in samples.iterdir() if f.suffix in (".jpg", ".mp4"))

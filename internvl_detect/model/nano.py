@@ -240,7 +240,9 @@ def write_original(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.to(dtype).contiguous() for name, t in state.items()}
-    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    weights = folder / "model.safetensors"
+    save_file(tensors, str(weights), metadata={"format": "pt"})
+    weights.chmod(0o644)  # it is written for its owner alone, and a package carries the mode along
     (folder / "config.json").write_text(json.dumps(original_config(shape), indent=2) + "\n")
     (folder / "tokenizer.model").write_bytes(tokenizer_model)
     # It has never seen a prompt with several frames, so clips are scored frame by frame.
