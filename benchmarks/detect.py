@@ -120,16 +120,13 @@ def profile(detector: Detector, paths: list[Path]) -> dict[str, float]:
 
     opened, pictures_ = timed(lambda: [open_image(p) for p in paths])
     tiled, tiles = timed(lambda: [cut_tiles(p.rgb, detector.tiles) for p in pictures_])
-    answerer, model = detector.answerer, detector.loaded.model
+    answerer = detector.answerer
     prompts, requests = timed(
         lambda: [Request(detector._encode(IMAGE_QUESTION, [len(t)], "image"), t.pixels) for t in tiles]
     )
-    normalised, pixels = timed(lambda: answerer._pixels([r.tiles for r in requests]))
-    inner = getattr(model, "get_base_model", lambda: model)()
-    vision, _ = timed(lambda: inner.model.get_image_features(pixels, return_dict=True))
+    vision, _ = timed(lambda: answerer._seen([r.tiles for r in requests]))
     whole, _ = timed(lambda: answerer.prefill(requests))
-    stages = {"open": opened, "tile": tiled, "prompt": prompts, "normalise": normalised, "vision": vision}
-    stages["language"] = max(0.0, whole - normalised - vision)
+    stages = {"open": opened, "tile": tiled, "prompt": prompts, "vision": vision, "language": max(0.0, whole - vision)}
     total = sum(stages.values())
     return {name: round(value / total, 4) for name, value in stages.items()}
 

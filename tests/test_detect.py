@@ -119,7 +119,7 @@ def test_the_kind_is_the_likeliest_phrase_by_a_full_forward(loaded, detector, ph
             tail = encode_text(answerer.tokenizer, phrase)
             ids = torch.tensor([[*request.input_ids, yes, *tail]])
             with torch.no_grad():
-                logits = loaded.model(input_ids=ids, pixel_values=answerer._pixels([request.tiles])).logits[0]
+                logits = loaded.model(input_ids=ids, pixel_values=answerer._pixels(request.tiles)).logits[0]
             logs = logits[-len(tail) - 1 : -1].log_softmax(-1)
             means[name] = float(logs.gather(-1, torch.tensor(tail)[:, None]).mean())
         assert kind == max(means, key=means.get)
