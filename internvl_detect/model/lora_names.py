@@ -7,7 +7,7 @@ full checkpoint. Conversion is exact: (B A) x row by row.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from transformers import InternVLConfig
@@ -30,18 +30,11 @@ def to_native(tensors: Iterable[tuple[str, torch.Tensor]], config: InternVLConfi
     Raises AdapterError for a tensor that is no LoRA factor of an InternVL2 model.
     """
     factors: dict[str, torch.Tensor] = {}
-    for name, tensor in tensors:
-        found = _KEY.fullmatch(name)
-        if found is None:
-            raise AdapterError(
-                f"the adapter holds {name!r}", expected="lora_A and lora_B weights only", do="use a plain LoRA adapter"
-            )
-        module = _plain(found["module"])
+    for name, module, side, tensor in _parsed(tensors):
         try:
-            targets = module_targets(module, config)
-            for target, rows in targets:
-                whole = found["side"] == "A" or rows is None
-                factors[f"{target}.lora_{found['side']}"] = tensor if whole else rows(tensor).contiguous()
+            for target, rows in module_targets(_plain(module), config):
+                whole = side == "A" or rows is None
+                factors[f"{target}.lora_{side}"] = tensor if whole else rows(tensor).contiguous()
         except (CheckpointError, RuntimeError) as error:
             raise AdapterError(
                 f"the adapter's {name} does not fit this base ({error})", do="give the base that it was trained on"
@@ -51,15 +44,18 @@ def to_native(tensors: Iterable[tuple[str, torch.Tensor]], config: InternVLConfi
 
 def strip_native(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """The same from a PEFT folder in native names."""
-    factors: dict[str, torch.Tensor] = {}
+    return {f"{m.removeprefix('base_model.model.')}.lora_{side}": tensor for _, m, side, tensor in _parsed(tensors)}
+
+
+def _parsed(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, str, str, torch.Tensor]]:
+    """(name, module, "A" or "B", tensor) of each; raises AdapterError for a tensor that is no LoRA factor."""
     for name, tensor in tensors:
         found = _KEY.fullmatch(name)
         if found is None:
             raise AdapterError(
                 f"the adapter holds {name!r}", expected="lora_A and lora_B weights only", do="use a plain LoRA adapter"
             )
-        factors[f"{found['module'].removeprefix('base_model.model.')}.lora_{found['side']}"] = tensor
-    return factors
+        yield name, found["module"], found["side"], tensor
 
 
 def _plain(module: str) -> str:
