@@ -21,7 +21,7 @@ import numpy as np
 
 from internvl_detect.detect.aggregate import synthetic_stretch
 from internvl_detect.detect.jobs import Asker, Job, score_of
-from internvl_detect.errors import ConfigError, IvdetectError, MediaError
+from internvl_detect.errors import EXIT_INTERNAL, ConfigError, IvdetectError, MediaError
 from internvl_detect.media.image import Image, Limits, open_image
 from internvl_detect.media.source import HEAD, name_of, sniff, sniff_file
 from internvl_detect.media.tiles import TileSettings, cut_tiles
@@ -271,6 +271,11 @@ def _outcome(name: str, future: Future[Job]) -> Job | Failure:
         return future.result()
     except IvdetectError as error:
         return Failure(name, str(error), error.exit_code)
+    except OSError as error:
+        wrapped = MediaError(f"{name} cannot be read ({error.strerror or error})", do="check the file")
+        return Failure(name, str(wrapped), wrapped.exit_code)
     except (MemoryError, RecursionError) as error:
         wrapped = MediaError(f"{name} cannot be held in memory ({type(error).__name__})", do="use a smaller file")
         return Failure(name, str(wrapped), wrapped.exit_code)
+    except Exception as error:  # noqa: BLE001 - one file's bug must not lose the others' verdicts
+        return Failure(name, f"a bug in this program: {type(error).__name__}: {error}", EXIT_INTERNAL)

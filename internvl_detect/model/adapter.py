@@ -75,7 +75,14 @@ def attach_adapter(loaded: LoadedModel, folder: Path, *, trainable: bool = False
     Raises AdapterError when the folder is no LoRA adapter, when its tensors do not fit the base, or when it says that
     it was trained on another base.
     """
-    said = read_json(folder / "adapter_config.json") if folder.is_dir() else {}
+    if loaded.settings.merged:
+        raise AdapterError(
+            f"{loaded.name} already holds the adapter {loaded.settings.merged}",
+            expected="a base without one",
+            do="leave --adapter out, or give the base that it was merged into",
+        )
+    file = folder / "adapter_config.json"
+    said = read_json(file) if file.is_file() else {}
     if said.get("peft_type") != "LORA":
         raise AdapterError(
             f"{folder} is no LoRA adapter",
@@ -99,11 +106,19 @@ def attach_adapter(loaded: LoadedModel, folder: Path, *, trainable: bool = False
         )
     native = is_native(name for name, _ in tensors)
     factors = strip_native(tensors) if native else to_native(tensors, loaded.config)
-    alpha = float(said.get("lora_alpha", 8))
+    alpha = _number(said, "lora_alpha", 8, 1e-6, 1e6, folder)
+    dropout = _number(said, "lora_dropout", 0.0, 0.0, 0.99, folder)
+    if not isinstance(said.get("use_rslora", False), bool) or not isinstance(said.get("alpha_pattern") or {}, dict):
+        raise AdapterError(
+            f"{folder}/adapter_config.json has a wrong use_rslora or alpha_pattern", expected="PEFT's own"
+        )
     share = settings.share_qkv_a if settings else not native
-    _attach(loaded, factors, alpha, float(said.get("lora_dropout") or 0.0), bool(said.get("use_rslora")), share, said)
+    _attach(loaded, factors, alpha, dropout, bool(said.get("use_rslora")), share, said)
     if settings:
         loaded.settings = settings
+    else:  # the base's calibration was not fitted on this adapter
+        loaded.settings = dataclasses.replace(loaded.settings, calibration=None)
+        loaded.notes.append(f"the adapter in {folder} has no {FILE}: asked with the base's tiling, and not calibrated")
     loaded.name += f"+{folder.name if folder.name != 'adapter' else folder.resolve().parent.name}"
     for name, parameter in loaded.model.named_parameters():
         parameter.requires_grad_(trainable and ".lora_" in name)
@@ -143,7 +158,8 @@ def merge(base: str | Path, adapter: str | Path, destination: str | Path) -> Pat
     loaded = load_base(base, dtype="float32", device="cpu", adapter=adapter)
     stored = load_dtype(base)
     loaded.model = loaded.model.merge_and_unload().to(stored)
-    loaded.settings = dataclasses.replace(loaded.settings, base_fingerprint=None)
+    label = loaded.name.partition("+")[2]
+    loaded.settings = dataclasses.replace(loaded.settings, base_fingerprint=None, merged=label)
     return save_native(loaded, Path(destination))
 
 
@@ -154,6 +170,16 @@ def load_dtype(base: str | Path) -> torch.dtype:
     names = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
     found = {names[d] for d in open_shards(resolve(base, None)[0]).dtypes.values() if d in names}
     return next(iter(found)) if len(found) == 1 else torch.float32
+
+
+def _number(said: Mapping[str, Any], key: str, default: float, low: float, high: float, folder: Path) -> float:
+    value = said.get(key, default)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise AdapterError(
+            f"{folder}/adapter_config.json: {key} is {value!r}", expected=f"a number, {low:g} to {high:g}"
+        )
+    return float(value)
 
 
 def _adapter_shards(file: Path) -> Shards:
@@ -180,7 +206,8 @@ def _attach(
         if a is None or b is None or linear is None:
             what = "no such layer in the base" if linear is None else "only one of lora_A and lora_B"
             raise AdapterError(f"{module}: {what}", do="give the base that the adapter was trained on")
-        if a.shape[1] != linear.in_features or b.shape[0] != linear.out_features or a.shape[0] != b.shape[1]:
+        matrices = a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1] > 0
+        if not matrices or (b.shape[0], a.shape[1]) != (linear.out_features, linear.in_features):
             raise AdapterError(
                 f"the adapter's factors for {module} are {tuple(b.shape)} x {tuple(a.shape)}",
                 expected=f"({linear.out_features}, r) x (r, {linear.in_features}) for this base",

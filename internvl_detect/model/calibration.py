@@ -7,7 +7,6 @@ Not a metric and not a model: numbers in, numbers out (numpy only). ``calibrate(
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +29,8 @@ class Calibration:
 
     ``a`` > 0, so the order of scores never changes. ``low`` <= 0.5 <= ``high``, in probability. ``target_error`` is
     the error rate that either side was allowed on the ``n_real`` + ``n_fake`` files of ``fitted_on``; ``note`` says
-    what the fit could not do. ``method`` is "none" (score = probability) or "platt".
+    what the fit could not do. ``method`` is "none" (score = probability) or "platt". ``model``
+    names whose scores these were, where that is known.
     """
 
     method: str = "none"
@@ -43,6 +43,7 @@ class Calibration:
     target_error: float = 0.05
     fitted_on: str = ""
     note: str = ""
+    model: str = ""
 
     @property
     def fitted(self) -> bool:
@@ -77,17 +78,22 @@ class Calibration:
         """The inverse of ``to_dict``; None gives the uncalibrated default. Raises DataError on unusable values."""
         if stored is None:
             return cls()
+        if not isinstance(stored, dict):
+            raise DataError(f"a calibration that is {stored!r:.80}", expected="an object with a, b, low and high")
         known = {f.name: f for f in dataclasses.fields(cls)}
         unknown = sorted(set(stored) - set(known))
         if unknown:
             raise DataError(f"a calibration with unknown keys {unknown}", expected=f"only {sorted(known)}")
         made = cls(**stored)
         numbers = (made.a, made.b, made.low, made.high)
-        plain = all(isinstance(v, int | float) and math.isfinite(v) for v in numbers)
-        if not plain or made.a <= 0 or not made.low <= made.high:
+        plain = all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= 1000 for v in numbers)
+        words = all(isinstance(v, str) for v in (made.method, made.fitted_on, made.note, made.model))
+        counts = all(isinstance(v, int) for v in (made.n_real, made.n_fake))
+        known_method = words and made.method in ("none", "platt")
+        if not (plain and counts and known_method and made.a > 0 and 0 <= made.low <= 0.5 <= made.high <= 1):
             raise DataError(
                 f"a calibration with a={made.a!r}, b={made.b!r}, low={made.low!r}, high={made.high!r}",
-                expected="finite numbers with a > 0 and low <= high",
+                expected="numbers with a > 0 and 0 <= low <= 0.5 <= high <= 1",
                 do="fit it again with `ivdetect calibrate`",
             )
         return made

@@ -18,6 +18,7 @@ from internvl_detect.errors import CheckpointError
 Rows = Callable[[torch.Tensor], torch.Tensor]
 Target = tuple[str, Rows | None]
 
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu")
 _VISION = "model.vision_tower."
 _LANGUAGE = "model.language_model."
 _VISION_LEAF = {
@@ -60,18 +61,20 @@ def native_config(original: Mapping[str, Any], *, image_token_id: int | None = N
     ``image_token_id`` is the tokenizer's id of ``<IMG_CONTEXT>``; without one the place that InternVL2 gives it is
     taken, seven from the end of the vocabulary. Raises CheckpointError naming what has no exact native twin.
     """
-    vision, language = dict(original.get("vision_config") or {}), dict(original.get("llm_config") or {})
+    vision, language = (original.get(key) or {} for key in ("vision_config", "llm_config"))
+    if not isinstance(vision, Mapping) or not isinstance(language, Mapping):
+        raise CheckpointError("vision_config or llm_config is no object", expected="the config.json of InternVL2")
     _require(original, "ps_version", "v2", default="v1", why="pixel shuffle v1 has no native twin")
     _require(original, "select_layer", -1, default=-1, why="InternVL2 takes the ViT's last layer")
     _require(original, "downsample_ratio", 0.5, default=0.5, why="every InternVL2 model has it")
-    image_px = int(_need(vision, "image_size", "vision_config"))
+    image_px = _whole(vision, "image_size", "vision_config")
     if original.get("force_image_size") not in (None, image_px):
         raise CheckpointError(
             f"force_image_size is {original['force_image_size']} and vision_config.image_size is {image_px}",
             expected="both the same",
             do="use a checkpoint whose position embeddings were already resized",
         )
-    patch_px = int(_need(vision, "patch_size", "vision_config"))
+    patch_px = _whole(vision, "patch_size", "vision_config")
     side = image_px // patch_px
     if image_px % patch_px or side % 2:
         raise CheckpointError(
@@ -79,28 +82,26 @@ def native_config(original: Mapping[str, Any], *, image_token_id: int | None = N
             expected="for example 448 px and 14 px",
         )
     qk_norm = bool(vision.get("qk_normalization", True))  # the original class's own default
-    if qk_norm and float(vision.get("layer_norm_eps", 1e-6)) != 1e-6:
+    if qk_norm and vision.get("layer_norm_eps", 1e-6) != 1e-6:
         raise CheckpointError(
             f"qk_normalization with layer_norm_eps {vision['layer_norm_eps']}",
             expected="1e-6, which the native class has built in",
         )
-    if vision.get("hidden_act", "gelu") not in ("gelu", "gelu_pytorch_tanh", "gelu_new", "silu", "relu", "quick_gelu"):
-        raise CheckpointError(f"the ViT's activation is {vision['hidden_act']!r}", expected="gelu")
     vision_config = InternVLVisionConfig(
-        hidden_size=int(_need(vision, "hidden_size", "vision_config")),
-        num_hidden_layers=int(_need(vision, "num_hidden_layers", "vision_config")),
-        num_attention_heads=int(_need(vision, "num_attention_heads", "vision_config")),
-        intermediate_size=int(_need(vision, "intermediate_size", "vision_config")),
+        hidden_size=_whole(vision, "hidden_size", "vision_config"),
+        num_hidden_layers=_whole(vision, "num_hidden_layers", "vision_config"),
+        num_attention_heads=_whole(vision, "num_attention_heads", "vision_config"),
+        intermediate_size=_whole(vision, "intermediate_size", "vision_config"),
         image_size=image_px,
         patch_size=patch_px,
-        num_channels=int(vision.get("num_channels", 3)),
-        hidden_act=vision.get("hidden_act", "gelu"),
-        norm_type=vision.get("norm_type", "rms_norm"),
-        layer_norm_eps=float(vision.get("layer_norm_eps", 1e-6)),
+        num_channels=_whole(vision, "num_channels", "vision_config", 3),
+        hidden_act=_one_of(vision, "hidden_act", "vision_config", "gelu", ACTIVATIONS),
+        norm_type=_one_of(vision, "norm_type", "vision_config", "rms_norm", ("rms_norm", "layer_norm")),
+        layer_norm_eps=_real(vision, "layer_norm_eps", "vision_config", 1e-6, 1e-12, 1e-2),
         attention_bias=bool(vision.get("qkv_bias", False)),
         use_qk_norm=qk_norm,
-        initializer_range=float(vision.get("initializer_range", 0.02)),
-        layer_scale_init_value=float(vision.get("initializer_factor", 0.1)),
+        initializer_range=_real(vision, "initializer_range", "vision_config", 0.02, 0, 10),
+        layer_scale_init_value=_real(vision, "initializer_factor", "vision_config", 0.1, 0, 10),
         use_mean_pooling=True,
         use_absolute_position_embeddings=True,
         use_mask_token=False,
@@ -195,23 +196,23 @@ def _grouped(part: str, text: PretrainedConfig) -> Rows:
 
 def _text_config(language: Mapping[str, Any]) -> PretrainedConfig:
     kind = (language.get("architectures") or [language.get("model_type", "")])[0]
-    heads = int(_need(language, "num_attention_heads", "llm_config"))
+    heads = _whole(language, "num_attention_heads", "llm_config")
     shared = {
-        "vocab_size": int(_need(language, "vocab_size", "llm_config")),
-        "hidden_size": int(_need(language, "hidden_size", "llm_config")),
-        "num_hidden_layers": int(_need(language, "num_hidden_layers", "llm_config")),
-        "intermediate_size": int(_need(language, "intermediate_size", "llm_config")),
+        "vocab_size": _whole(language, "vocab_size", "llm_config"),
+        "hidden_size": _whole(language, "hidden_size", "llm_config"),
+        "num_hidden_layers": _whole(language, "num_hidden_layers", "llm_config"),
+        "intermediate_size": _whole(language, "intermediate_size", "llm_config"),
         "num_attention_heads": heads,
-        "num_key_value_heads": int(language.get("num_key_value_heads") or heads),
-        "hidden_act": language.get("hidden_act", "silu"),
-        "rms_norm_eps": float(language.get("rms_norm_eps", 1e-6)),
-        "max_position_embeddings": int(language.get("max_position_embeddings", 32768)),
+        "num_key_value_heads": _whole(language, "num_key_value_heads", "llm_config", heads),
+        "hidden_act": _one_of(language, "hidden_act", "llm_config", "silu", ACTIVATIONS),
+        "rms_norm_eps": _real(language, "rms_norm_eps", "llm_config", 1e-6, 1e-12, 1e-2),
+        "max_position_embeddings": _whole(language, "max_position_embeddings", "llm_config", 32768),
         "rope_parameters": _rope(language),
         "bos_token_id": language.get("bos_token_id", 1),
         "eos_token_id": language.get("eos_token_id", 2),
         "pad_token_id": language.get("pad_token_id"),
         "tie_word_embeddings": bool(language.get("tie_word_embeddings", False)),
-        "initializer_range": float(language.get("initializer_range", 0.02)),
+        "initializer_range": _real(language, "initializer_range", "llm_config", 0.02, 0, 10),
     }
     if kind in ("InternLM2ForCausalLM", "internlm2"):
         return LlamaConfig(**shared, attention_bias=bool(language.get("bias", True)), mlp_bias=False)
@@ -231,10 +232,12 @@ def _text_config(language: Mapping[str, Any]) -> PretrainedConfig:
 
 
 def _rope(language: Mapping[str, Any]) -> dict[str, Any]:
-    theta = float(language.get("rope_theta", 10000.0))
+    theta = _real(language, "rope_theta", "llm_config", 10000.0, 1, 1e12)
     scaling = language.get("rope_scaling")
     if not scaling:
         return {"rope_type": "default", "rope_theta": theta}
+    if not isinstance(scaling, Mapping):
+        raise CheckpointError(f"llm_config.rope_scaling is {scaling!r:.80}", expected="an object with type and factor")
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind == "llama3":
         return {**scaling, "rope_type": kind, "rope_theta": theta}
@@ -242,15 +245,34 @@ def _rope(language: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(
             f"llm_config.rope_scaling is of type {kind!r}", expected="dynamic, linear, llama3 or none"
         )
-    return {"rope_type": kind, "factor": float(scaling["factor"]), "rope_theta": theta}
+    return {"rope_type": kind, "factor": _real(scaling, "factor", "rope_scaling", 1.0, 1, 1e6), "rope_theta": theta}
 
 
-def _need(config: Mapping[str, Any], key: str, where: str) -> Any:
-    if config.get(key) is None:
+def _whole(config: Mapping[str, Any], key: str, where: str, default: int | None = None) -> int:
+    """A whole number from 1 to what any model of the kind could have; larger ones would only exhaust memory."""
+    value = default if config.get(key) is None else config[key]
+    if value is None:
         raise CheckpointError(
             f"{where} has no {key!r}", expected="the config.json of an InternVL2 model", do="fetch config.json again"
         )
-    return config[key]
+    most = {"num_hidden_layers": 1000, "vocab_size": 10**7, "max_position_embeddings": 10**8}.get(key, 10**6)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise CheckpointError(f"{where}.{key} is {value!r:.80}", expected=f"a whole number from 1 to {most}")
+    return value
+
+
+def _real(config: Mapping[str, Any], key: str, where: str, default: float, low: float, high: float) -> float:
+    value = default if config.get(key) is None else config[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise CheckpointError(f"{where}.{key} is {value!r:.80}", expected=f"a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def _one_of(config: Mapping[str, Any], key: str, where: str, default: str, known: tuple[str, ...]) -> str:
+    value = config.get(key, default)
+    if value not in known:
+        raise CheckpointError(f"{where}.{key} is {value!r:.80}", expected=" or ".join(known))
+    return str(value)
 
 
 def _require(config: Mapping[str, Any], key: str, wanted: Any, *, default: Any, why: str) -> None:

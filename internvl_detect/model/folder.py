@@ -63,6 +63,8 @@ def open_shards(folder: Path) -> Shards:
     promised: dict[str, str] = {}
     if index.is_file():
         promised = read_json(index).get("weight_map") or {}
+        if not isinstance(promised, dict) or not all(isinstance(v, str) for v in promised.values()):
+            raise CheckpointError(f"{index} has no usable weight_map", expected="tensor names with their files")
         names = sorted(set(promised.values()))
         if any(Path(name).name != name for name in names):
             raise CheckpointError(f"{index} names files outside its folder", expected="plain file names")
@@ -89,6 +91,12 @@ def open_shards(folder: Path) -> Shards:
                 piece = handle.get_slice(tensor)
                 home[tensor], shapes[tensor] = file, tuple(piece.get_shape())
                 dtypes[tensor] = str(piece.get_dtype())
+                if dtypes[tensor] not in ("F32", "BF16", "F16"):
+                    raise CheckpointError(
+                        f"tensor {tensor} in {name} is of type {dtypes[tensor]}",
+                        expected="F32, BF16 or F16",
+                        do="use unquantized weights; --quantize quantizes while loading",
+                    )
     absent = sorted(set(promised) - set(home))
     if absent:
         raise CheckpointError(

@@ -51,7 +51,7 @@ def _parsed(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, 
     """(name, module, "A" or "B", tensor) of each; raises AdapterError for a tensor that is no LoRA factor."""
     for name, tensor in tensors:
         found = _KEY.fullmatch(name)
-        if found is None:
+        if found is None or not tensor.is_floating_point():
             raise AdapterError(
                 f"the adapter holds {name!r}", expected="lora_A and lora_B weights only", do="use a plain LoRA adapter"
             )

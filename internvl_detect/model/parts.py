@@ -62,7 +62,7 @@ def read_parts(path: str | Path) -> ModelParts:
         config = _stored_config(folder, raw)
     else:
         token = special_id(tokenizer, "<IMG_CONTEXT>") if tokenizer is not None else None
-        config = native_config(raw, image_token_id=token)
+        config = _original_config(folder, raw, token)
     if tokenizer is not None and len(tokenizer) > config.text_config.vocab_size:
         raise CheckpointError(
             f"the tokenizer has {len(tokenizer)} tokens and the model {config.text_config.vocab_size}",
@@ -70,6 +70,15 @@ def read_parts(path: str | Path) -> ModelParts:
         )
     settings = AdapterSettings.of_folder(folder, config, raw)
     return ModelParts(folder, raw, shards, form, config, tokenizer, settings, notes)
+
+
+def _original_config(folder: Path, raw: dict[str, Any], token: int | None) -> InternVLConfig:
+    try:
+        return native_config(raw, image_token_id=token)
+    except CheckpointError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what the checks by name let pass, transformers' own refuse
+        raise CheckpointError(f"{folder}/config.json cannot be used ({error})", do="fetch config.json again") from error
 
 
 def _stored_config(folder: Path, raw: dict[str, Any]) -> InternVLConfig:

@@ -16,6 +16,7 @@ from transformers import InternVLConfig
 
 from internvl_detect.errors import AdapterError, IvdetectError
 from internvl_detect.media.tiles import TileSettings
+from internvl_detect.model.calibration import Calibration
 from internvl_detect.model.folder import read_json
 from internvl_detect.model.prompts import SYSTEM_MESSAGE
 
@@ -31,7 +32,8 @@ class AdapterSettings:
     the dict of a Calibration or None; ``base_fingerprint`` names the base that an adapter was trained on; ``about`` is
     said wherever the model answers. ``clip_score`` "prompt" asks about all frames at once, as the original does;
     "frames" suits a model trained on pictures alone: frames are asked one by one and their scores aggregated.
-    ``frame_tiles`` is the number of tiles of a frame that is asked alone.
+    ``frame_tiles`` is the number of tiles of a frame that is asked alone. ``merged`` names an adapter that was merged
+    into these weights.
     """
 
     tiles: TileSettings = field(default_factory=TileSettings)
@@ -44,6 +46,7 @@ class AdapterSettings:
     about: str | None = None
     clip_score: str = "prompt"
     frame_tiles: int = 1
+    merged: str | None = None
 
     @classmethod
     def of_folder(cls, folder: Path, config: InternVLConfig, raw: Mapping[str, Any]) -> AdapterSettings:
@@ -76,13 +79,16 @@ class AdapterSettings:
             "system_message": str,
             "clip_score": str,
             "frame_tiles": int,
-        }
+        } | dict.fromkeys(("about", "base_name", "base_fingerprint", "merged"), (str, type(None)))
         for key, kind in types.items():
             if key in content and not isinstance(content[key], kind):
-                raise AdapterError(f"{folder / FILE}: {key} is {content[key]!r}", expected=f"a {kind.__name__}")
+                raise AdapterError(
+                    f"{folder / FILE}: {key} is {content[key]!r}", expected=f"a {getattr(kind, '__name__', 'text')}"
+                )
         if content.get("clip_score", "prompt") not in CLIP_SCORES:
             raise AdapterError(f"{folder / FILE}: clip_score is {content['clip_score']!r}", expected="prompt or frames")
         try:
+            Calibration.from_dict(content.get("calibration"))
             if "tiles" in content:
                 content["tiles"] = TileSettings.from_dict(content["tiles"])
             return cls(**content)
