@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 
 from internvl_detect import __version__
-from internvl_detect.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, IvdetectError
+from internvl_detect.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, IvdetectError, OutputError
 
 HELP = """Detect AI-generated and tampered pictures and clips; say why, and draw where.
 
@@ -124,7 +125,7 @@ def detect(
 @app.command()
 def report(
     rows: Annotated[Path, typer.Argument(help="Results: the file of 'ivdetect detect --out'.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="report.html, or report.md.")] = Path("report.html"),
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Name in .html or .md; default: ROWS.html.")] = None,
 ) -> None:
     """Make a report of stored results: one HTML file, or Markdown. Pictures are shown where they can still be read.
 
@@ -134,7 +135,7 @@ def report(
     from internvl_detect.detect.results_file import load_rows
     from internvl_detect.report.command import write
 
-    typer.echo(write(list(load_rows(rows)), out))
+    typer.echo(write(list(load_rows(rows)), out or rows.with_suffix(".html")))
 
 
 @app.command()
@@ -275,8 +276,17 @@ def data_samples(
 
 def main() -> None:
     """The entry point: every error a user can cause ends in its message and exit code, never in a traceback."""
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Abort:
+        _say("ivdetect: interrupted; what was written is whole")
+        _leave(EXIT_INTERRUPTED)
+    except click.exceptions.ClickException as error:
+        error.show()
+        _leave(error.exit_code)
     except IvdetectError as error:
         _say(f"ivdetect: {error}")
         _leave(error.exit_code)
@@ -284,8 +294,12 @@ def main() -> None:
         _say("ivdetect: interrupted; what was written is whole")
         _leave(EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of standard output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _quiet_stdout()
         _leave(1)
+    except OSError as error:
+        _quiet_stdout()
+        _say(f"ivdetect: standard output could not be written ({error.strerror or error})")
+        _leave(OutputError.exit_code)
     except Exception as error:
         if os.environ.get("IVDETECT_DEBUG"):
             raise
@@ -294,6 +308,12 @@ def main() -> None:
             "Run again with IVDETECT_DEBUG=1 for the traceback and report it"
         )
         _leave(EXIT_INTERNAL)
+    _leave(code if isinstance(code, int) else 0)
+
+
+def _quiet_stdout() -> None:
+    """What is still buffered goes nowhere, so that leaving does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run_in_words(result: Any) -> str:
@@ -309,6 +329,10 @@ def _run_in_words(result: Any) -> str:
         lines.append(f"validation after:  {metrics(result.after)} (best at step {result.best_step})")
     if result.skipped:
         lines.append(f"{result.skipped} samples could not be used: see {result.folder / 'skipped.jsonl'}")
+    settings = result.result / "ivdetect.json"
+    stored = json.loads(settings.read_text("utf-8")) if settings.is_file() else {}
+    if note := (stored.get("calibration") or {}).get("note"):
+        lines.append(f"calibration: {note}")
     return "\n".join([*lines, f"written to {result.result}"])
 
 

@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from internvl_detect.errors import ConfigError
+from internvl_detect.files import read_text
 
 ENVIRONMENT = {
     "OUTPUT_DIR": "output_dir",
@@ -232,16 +233,14 @@ def field_help() -> dict[str, str]:
 
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(f"the settings file {path} is not text", expected="YAML in UTF-8") from None
-    except OSError as error:
-        raise ConfigError(
-            f"the settings file {path} cannot be read ({error.strerror})", do="see recipes/ for examples"
-        ) from None
+    text = read_text(path, what="settings file", max_bytes=2**20)
     try:
         values = yaml.load(text, Loader=_Loader)
+        json.dumps(values, default=str)  # an alias to itself cannot be written out
+    except (RecursionError, ValueError) as error:
+        raise ConfigError(
+            f"{path} is nested too deeply or holds a value that is none ({error})", expected="plain YAML"
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""

@@ -17,12 +17,14 @@ def read_text(path: str | Path, *, what: str, max_bytes: int = MAX_BYTES) -> str
     """
     path = Path(path)
     if not path.exists():
-        raise ConfigError(f"the {what} {path} does not exist", do="check the path")
+        raise ConfigError(f"the {what} {path} cannot be read (no such file)", do="check the path")
     if not path.is_file():
         raise ConfigError(f"the {what} {path} is no ordinary file", expected="a file")
     try:
         if path.stat().st_size > max_bytes:
             raise ConfigError(f"the {what} {path} is larger than {max_bytes} bytes", expected="a small file")
         return path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the {what} {path} cannot be read ({error})", expected="UTF-8 text") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"the {what} {path} is not text", expected="UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"the {what} {path} cannot be read ({error.strerror})", do="check the path") from None

@@ -100,27 +100,48 @@ class Failure:
 def from_row(row: Mapping[str, Any]) -> Verdict | Failure:
     """The way back from ``to_dict``; unknown keys are left out. Raises ValueError for what is no such row."""
     try:
+        if not isinstance(row["path"], str):
+            raise ValueError(f"path {row['path']!r:.80}")
         if row.get("error") is not None:
-            return Failure(str(row["path"]), str(row["error"]), int(row.get("exit_code") or 1), row.get("kind"))
+            kind = row.get("kind") if row.get("kind") in get_args(Kind) else None
+            return Failure(row["path"], str(row["error"]), int(_number(row.get("exit_code") or 1)), kind)
         known = {f.name for f in dataclasses.fields(Verdict)}
         made = {key: value for key, value in row.items() if key in known}
-        made["frames"] = tuple(Frame(int(f["index"]), float(f["time_s"]), float(f["score"])) for f in row["frames"])
+        for key in ("model", "label"):
+            made[key] = str(row[key])
+        made["frames"] = tuple(
+            Frame(int(_number(f["index"])), _number(f["time_s"]), _number(f["score"])) for f in row["frames"]
+        )
         stretch = row.get("stretch")
-        made["stretch"] = Stretch(**{k: float(stretch[k]) for k in ("start_s", "end_s", "score")}) if stretch else None
+        made["stretch"] = (
+            Stretch(**{k: _number(stretch[k]) for k in ("start_s", "end_s", "score")}) if stretch else None
+        )
         made["regions"] = tuple(_region(r) for r in row["regions"])
         made["evidence"] = tuple(
-            Evidence(str(e["source"]), str(e["summary"]), e.get("score"), dict(e["details"])) for e in row["evidence"]
+            Evidence(
+                str(e["source"]),
+                str(e["summary"]),
+                None if e.get("score") is None else _number(e["score"]),
+                dict(e["details"]),
+            )
+            for e in row["evidence"]
         )
         made["notes"] = tuple(str(note) for note in row["notes"])
-        made["score"], made["probability"] = float(row["score"]), float(row["probability"])
-        made["timings"] = {str(k): float(v) for k, v in row["timings"].items()}
+        made["score"], made["probability"] = _number(row["score"]), _number(row["probability"])
+        made["timings"] = {str(k): _number(v) for k, v in row["timings"].items()}
         if row["kind"] not in get_args(Kind) or row["decision"] not in get_args(Decision):
-            raise ValueError(f"kind {row['kind']!r}, decision {row['decision']!r}")
+            raise ValueError(f"kind {row['kind']!r:.80}, decision {row['decision']!r:.80}")
         return Verdict(**made)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
+        raise ValueError(f"{value!r:.80} where a number belongs")
+    return float(value)
+
+
 def _region(row: Mapping[str, Any]) -> Region:
-    left, top, right, bottom = (int(v) for v in row["box_xyxy"])
-    return Region((left, top, right, bottom), float(row["score"]))
+    left, top, right, bottom = (int(_number(v)) for v in row["box_xyxy"])
+    return Region((left, top, right, bottom), _number(row["score"]))

@@ -37,6 +37,8 @@ else
   files=("$demo"/samples/{real.jpg,edited.jpg,rebuilt.jpg,clip.mp4})
 fi
 echo "== Judging ${files[*]}"
+[ "$steps" -gt 0 ] && [ "$weights" = nano ] && [ -z "${ADAPTER_PATH:-}" ] &&
+  echo "(by the adapter in the package; ADAPTER_PATH=$demo/training/adapter uses the one just trained)"
 rm -f "$rows"
 code=0
 "$ivdetect" detect "${files[@]}" --model "$weights" ${ADAPTER_PATH:+--adapter "$ADAPTER_PATH"} --explain --fakeshield \

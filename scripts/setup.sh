@@ -29,7 +29,7 @@ set_up() {
   python="$(find_python)" || return 2
   echo "Setting up .venv (once; about a minute and 1.5 GB) ..." >&2
   [ -x "$root/.venv/bin/python" ] || "$python" -m venv "$root/.venv"
-  if ! "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+  if ! "$root/.venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check \
     --constraint "$root/constraints.txt" --editable "$root${EXTRAS:+[$EXTRAS]}"; then
     echo "Setting up failed: see pip's message above. The first set-up needs a network." >&2
     return 1

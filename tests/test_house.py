@@ -15,7 +15,7 @@ PACKAGE = ROOT / "internvl_detect"
 # Each room may import from rooms of a lower number only, or from itself.
 FLOORS = {
     "errors": 0, "questions": 0,
-    "verdict": 1, "progress": 1,
+    "verdict": 1, "progress": 1, "files": 1,
     "media": 2, "config": 2,
     "data": 3, "model": 3,
     "evaluate": 4, "report": 4,
@@ -23,7 +23,7 @@ FLOORS = {
     "doctor": 6,
     "cli": 7,
 }  # fmt: skip
-LIGHT = ("errors", "questions", "verdict", "progress", "config", "media", "data", "report")
+LIGHT = ("errors", "questions", "verdict", "progress", "files", "config", "media", "data", "report")
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 NEVER = {"torchvision", "timm", "decord", "mmcv", "pickle", "gradio"}
 

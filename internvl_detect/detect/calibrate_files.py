@@ -11,6 +11,7 @@ from typing import Any
 from internvl_detect.detect.inputs import find_media
 from internvl_detect.detect.results_file import load_rows
 from internvl_detect.errors import ConfigError, DataError, OutputError
+from internvl_detect.files import read_text
 from internvl_detect.model.calibration import Calibration, calibrate
 from internvl_detect.model.embedded import NAME
 from internvl_detect.progress import progress_bar
@@ -45,7 +46,7 @@ def calibrate_files(
             if isinstance(row, Verdict):
                 scores.append(row.score)
                 labels.append(label)
-    return _fit(scores, labels, target_error, f"{len(scores)} of {len(named)} files")
+    return _fit(scores, labels, target_error, f"{len(scores)} of {len(named)} files", detector.loaded.name)
 
 
 def calibrate_rows(rows: Path, manifest: Path | None, target_error: float) -> Calibration:
@@ -64,7 +65,11 @@ def calibrate_rows(rows: Path, manifest: Path | None, target_error: float) -> Ca
         raise DataError(
             f"no path of {rows} is in {manifest}", expected="the same paths in both", do="judge the manifest's files"
         )
-    return _fit([s for s, _ in known], [y for _, y in known], target_error, f"{len(known)} rows of {rows.name}")
+    models = {row.model for row in judged if row.path in labels}
+    if len(models) > 1:
+        raise DataError(f"the rows are of several models ({', '.join(sorted(models))})", expected="those of one model")
+    about = f"{len(known)} rows of {rows.name}"
+    return _fit([s for s, _ in known], [y for _, y in known], target_error, about, models.pop())
 
 
 def store(calibration: Calibration, out: Path | None, model: str, adapter: str | None) -> Path:
@@ -83,6 +88,13 @@ def store(calibration: Calibration, out: Path | None, model: str, adapter: str |
             raise ConfigError(
                 f"{folder} has no {FILE}", expected="an adapter of this program, or --out FILE", do="add --out FILE"
             )
+        label = folder.name if folder.name != "adapter" else folder.resolve().parent.name
+        if adapter is not None and not calibration.model.endswith(f"+{label}"):
+            raise ConfigError(
+                f"these scores are of {calibration.model}",
+                expected=f"scores of the adapter {label}",
+                do="judge the files with it, or add --out FILE",
+            )
         settings = dataclasses.replace(AdapterSettings.read(folder), calibration=calibration.to_dict())
         settings.write(folder)
         return folder / FILE
@@ -92,19 +104,23 @@ def store(calibration: Calibration, out: Path | None, model: str, adapter: str |
 
 def read_calibration(path: Path) -> Calibration:
     """From a file that ``store`` wrote; raises ConfigError for anything else."""
+    text = read_text(path, what="calibration", max_bytes=2**20)
     try:
-        return Calibration.from_dict(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError, DataError) as error:
+        stored = json.loads(text)
+        if stored is None:
+            raise ValueError("null")
+        return Calibration.from_dict(stored)
+    except (ValueError, TypeError, OverflowError, RecursionError, DataError) as error:
         raise ConfigError(
             f"{path} is no calibration ({error})", expected="a file from 'ivdetect calibrate --out'"
         ) from error
 
 
-def _fit(scores: list[float], labels: list[int], target_error: float, about: str) -> Calibration:
+def _fit(scores: list[float], labels: list[int], target_error: float, about: str, model: str) -> Calibration:
     fitted = calibrate(scores, labels, target_error, fitted_on=about)
     if not fitted.fitted:
         raise DataError(fitted.note, expected="about 50 of each class", do="give more files")
-    return fitted
+    return dataclasses.replace(fitted, model=model)
 
 
 def in_words(fitted: Calibration) -> str:

@@ -65,7 +65,7 @@ class DetectCommand:
                 print_rows(rows, Console(), verbose=self.verbose)
             if self.report:
                 self._write_report(done, detector)
-        return self._end(codes)
+        return self._end(codes, bool(results and results.done))
 
     def _handled(
         self,
@@ -93,9 +93,14 @@ class DetectCommand:
 
         calibration = read_calibration(self.calibration) if self.calibration else None
         detector = Detector.from_pretrained(model, adapter, calibration=calibration, **options)
-        for note in [*detector.loaded.notes, detector.loaded.settings.about or ""]:
-            if note:
-                _say(f"{detector.loaded.name}: {note}")
+        if calibration and calibration.model not in ("", detector.loaded.name):
+            raise ConfigError(
+                f"{self.calibration} was fitted on scores of {calibration.model}",
+                expected=f"one of {detector.loaded.name}",
+                do="run 'ivdetect calibrate' with this model",
+            )
+        for note in detector.loaded.notes:
+            _say(f"{detector.loaded.name}: {note}")
         return detector
 
     def _judged(self, detector: Any, paths: list[str]) -> Iterator[Verdict | Failure]:
@@ -126,7 +131,7 @@ class DetectCommand:
             written = write(rows, self.report, facts | {"calibration": detector.calibration.to_dict()})  # type: ignore[arg-type]
         _say(f"report: {written}")
 
-    def _end(self, codes: list[int]) -> int:
+    def _end(self, codes: list[int], some_before: bool) -> int:
         failed = [code for code in codes if code]
         if failed:
             _say(f"{len(failed)} of {len(codes)} files could not be judged")
@@ -134,7 +139,7 @@ class DetectCommand:
             _say(f"rows: {self.out}")
         if not failed:
             return EXIT_OK
-        return failed[0] if len(failed) == len(codes) else EXIT_SOME_FAILED
+        return failed[0] if len(failed) == len(codes) and not some_before else EXIT_SOME_FAILED
 
 
 def _say(text: str) -> None:

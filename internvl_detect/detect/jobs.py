@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from internvl_detect.detect.aggregate import clip_score
-from internvl_detect.errors import ResourceError
+from internvl_detect.errors import CheckpointError, ResourceError
 from internvl_detect.media.image import Image
 from internvl_detect.media.video import Clip
 from internvl_detect.model.answer import Answerer, Prefilled, Request
@@ -80,8 +80,10 @@ class Asker:
         spent = (time.perf_counter() - began) / len(group)
         for (job, at), value in zip(group, odds, strict=True):
             if value != value:
-                raise ResourceError(
-                    f"the model's answer for {job.name} is not a number", do="use --dtype float32 or bfloat16"
+                raise CheckpointError(
+                    f"the model's answer for {job.name} is not a number",
+                    expected="finite weights, and a dtype that holds them",
+                    do="use --dtype float32 or bfloat16; else download the weights again",
                 )
             job.odds[at] = value
             job.timings["model_s"] = job.timings.get("model_s", 0.0) + spent

@@ -77,7 +77,7 @@ class ResultsFile:
             for number, line in enumerate(file, 1):
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     if not line.endswith(b"\n"):
                         break  # the run before was ended in the middle of this row
                     raise ConfigError(
@@ -85,7 +85,7 @@ class ResultsFile:
                         expected="results of an earlier run",
                         do="choose another name",
                     ) from error
-                if not isinstance(row, dict) or "path" not in row:
+                if not isinstance(row, dict) or not isinstance(row.get("path"), str):
                     raise ConfigError(
                         f"{self.path}, line {number} is no row of results",
                         expected="a 'path'",
@@ -116,7 +116,7 @@ def load_rows(path: str | Path) -> Iterator[Verdict | Failure]:
             for number, line in enumerate(file, 1):
                 try:
                     yield from_row(json.loads(line))
-                except (ValueError, RecursionError, AttributeError) as error:
+                except (ValueError, OverflowError, RecursionError, AttributeError) as error:
                     raise ConfigError(
                         f"{path}, line {number} is no row of results ({error})",
                         expected="JSON from 'ivdetect detect --out'",

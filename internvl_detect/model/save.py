@@ -33,6 +33,8 @@ def whole_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
         yield temporary
         temporary.chmod(0o755)
+        for file in temporary.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)
         old = destination.with_name(f".{destination.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if destination.exists():

@@ -62,6 +62,8 @@ def print_row(row: words.Row, console: Console, *, verbose: bool = False) -> Non
     line.append(_fitting(row.path, console, cell_len(line.plain) + len(tail)))
     line.append(tail, style="magenta")
     _say(console, line)
+    if row.words and not verbose:
+        _say(console, Text.assemble(("  says: ", "dim"), f'"{words.visible(row.words)}"'))
     if verbose:
         for name, value in _details(row):
             _say(console, Text.assemble((f"    {name:<11}", "dim"), value))
