@@ -280,6 +280,8 @@ def main() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         code = app(standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # typer turns Ctrl-C into this exit code
+            raise click.exceptions.Abort
         sys.stdout.flush()
     except click.exceptions.Abort:
         _say("ivdetect: interrupted; what was written is whole")

@@ -277,7 +277,7 @@ def _scalar(key: str, text: str) -> Any:
         return text.strip()
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
 

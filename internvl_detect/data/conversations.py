@@ -104,6 +104,8 @@ def parse_meta(path: str | Path, *, allow_outside: bool = False) -> tuple[list[D
     path = Path(path)
     reader = _MetaReader(path, allow_outside)
     try:
+        if path.exists() and not path.is_file():  # a pipe would wait for ever
+            raise BadJson("it is no ordinary file")
         with open(path, "rb") as file:
             raw = file.read(MAX_META_BYTES + 1)
         if len(raw) > MAX_META_BYTES:

@@ -83,6 +83,8 @@ def read_manifest(
 
     told: set[str] = set()
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would wait for ever
+            raise DataError(f"the manifest {path} is no ordinary file", expected="CSV or JSONL")
         with open(path, "rb") as file:
             is_jsonl = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
             file.seek(0)

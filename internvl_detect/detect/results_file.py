@@ -18,6 +18,9 @@ from internvl_detect.errors import ConfigError, OutputError
 from internvl_detect.verdict import Failure, Verdict, from_row
 
 
+BEGIN = b'{"path":'  # of every row that this program writes
+
+
 def encode_row(row: Mapping[str, Any]) -> bytes:
     """One line of JSON. File names that are no UTF-8 keep their bytes as escapes (``\\udc..``), so they come back."""
     try:
@@ -78,7 +81,7 @@ class ResultsFile:
                 try:
                     row = json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    if not line.endswith(b"\n"):
+                    if not line.endswith(b"\n") and BEGIN.startswith(line[: len(BEGIN)]):
                         break  # the run before was ended in the middle of this row
                     raise ConfigError(
                         f"{self.path}, line {number} is no JSON",
@@ -111,6 +114,8 @@ class ResultsFile:
 
 def load_rows(path: str | Path) -> Iterator[Verdict | Failure]:
     """The verdicts and failures of a results file. Raises ConfigError naming a line that is none."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise ConfigError(f"{path} is no ordinary file", expected="a file of 'ivdetect detect --out'")
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
