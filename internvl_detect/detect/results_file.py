@@ -17,7 +17,6 @@ from typing import Any, BinaryIO
 from internvl_detect.errors import ConfigError, OutputError
 from internvl_detect.verdict import Failure, Verdict, from_row
 
-
 BEGIN = b'{"path":'  # of every row that this program writes
 
 
