@@ -157,10 +157,11 @@ def train(
         typer.echo(settings.to_yaml(), nl=False)
         return
     from internvl_detect.train.finetune import run
+    from internvl_detect.train.outcome import in_words
 
     result = run(settings)
     if int(os.environ.get("RANK", "0")) == 0:
-        typer.echo(json.dumps(dataclasses.asdict(result), default=str) if json_ else _run_in_words(result))
+        typer.echo(json.dumps(dataclasses.asdict(result), default=str) if json_ else in_words(result))
 
 
 @app.command()
@@ -283,7 +284,7 @@ def main() -> None:
         if code == EXIT_INTERRUPTED:  # typer turns Ctrl-C into this exit code
             raise click.exceptions.Abort
         sys.stdout.flush()
-    except click.exceptions.Abort:
+    except (KeyboardInterrupt, click.exceptions.Abort):
         _say("ivdetect: interrupted; what was written is whole")
         _leave(EXIT_INTERRUPTED)
     except click.exceptions.ClickException as error:
@@ -292,50 +293,33 @@ def main() -> None:
     except IvdetectError as error:
         _say(f"ivdetect: {error}")
         _leave(error.exit_code)
-    except KeyboardInterrupt:
-        _say("ivdetect: interrupted; what was written is whole")
-        _leave(EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of standard output has gone
         _quiet_stdout()
         _leave(1)
     except OSError as error:
+        if error.filename is not None:  # of some other file: no one foresaw it
+            _bug(error)
         _quiet_stdout()
         _say(f"ivdetect: standard output could not be written ({error.strerror or error})")
         _leave(OutputError.exit_code)
     except Exception as error:
-        if os.environ.get("IVDETECT_DEBUG"):
-            raise
-        _say(
-            f"ivdetect: a bug in this program: {type(error).__name__}: {error}. "
-            "Run again with IVDETECT_DEBUG=1 for the traceback and report it"
-        )
-        _leave(EXIT_INTERNAL)
+        _bug(error)
     _leave(code if isinstance(code, int) else 0)
+
+
+def _bug(error: Exception) -> None:
+    if os.environ.get("IVDETECT_DEBUG"):
+        raise error
+    _say(
+        f"ivdetect: a bug in this program: {type(error).__name__}: {error}. "
+        "Run again with IVDETECT_DEBUG=1 for the traceback and report it"
+    )
+    _leave(EXIT_INTERNAL)
 
 
 def _quiet_stdout() -> None:
     """What is still buffered goes nowhere, so that leaving does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _run_in_words(result: Any) -> str:
-    """What a training run gave, in a few lines."""
-
-    def metrics(found: dict[str, float]) -> str:
-        return f"AUC {found['auc']:.3f}, balanced accuracy {found['balanced_accuracy']:.3f}"
-
-    lines = [f"{result.steps} steps in {result.seconds:.0f} s" + (" (finished before)" * result.already_finished)]
-    if result.before.get("auc") is not None:
-        lines.append(f"validation before: {metrics(result.before)}")
-    if result.after.get("auc") is not None:
-        lines.append(f"validation after:  {metrics(result.after)} (best at step {result.best_step})")
-    if result.skipped:
-        lines.append(f"{result.skipped} samples could not be used: see {result.folder / 'skipped.jsonl'}")
-    settings = result.result / "ivdetect.json"
-    stored = json.loads(settings.read_text("utf-8")) if settings.is_file() else {}
-    if note := (stored.get("calibration") or {}).get("note"):
-        lines.append(f"calibration: {note}")
-    return "\n".join([*lines, f"written to {result.result}"])
 
 
 def _say(text: str) -> None:

@@ -74,7 +74,7 @@ def calibrate_rows(rows: Path, manifest: Path | None, target_error: float) -> Ca
 
 def store(calibration: Calibration, out: Path | None, model: str, adapter: str | None) -> Path:
     """Write to ``out``, or into the settings beside the adapter (or base) that was judged; gives the file's path."""
-    from internvl_detect.model.settings import FILE, AdapterSettings
+    from internvl_detect.model.settings import FILE, AdapterSettings, adapter_label
 
     try:
         if out is not None:
@@ -88,7 +88,7 @@ def store(calibration: Calibration, out: Path | None, model: str, adapter: str |
             raise ConfigError(
                 f"{folder} has no {FILE}", expected="an adapter of this program, or --out FILE", do="add --out FILE"
             )
-        label = folder.name if folder.name != "adapter" else folder.resolve().parent.name
+        label = adapter_label(folder)
         if adapter is not None and not calibration.model.endswith(f"+{label}"):
             raise ConfigError(
                 f"these scores are of {calibration.model}",

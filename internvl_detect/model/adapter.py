@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from internvl_detect.errors import AdapterError
-from internvl_detect.model.folder import Shards, open_shards, read_json
+from internvl_detect.model.folder import FLOATS, Shards, open_shards, read_json
 from internvl_detect.model.lora_names import is_native, strip_native, to_native
 from internvl_detect.model.save import whole_folder
-from internvl_detect.model.settings import FILE, AdapterSettings
+from internvl_detect.model.settings import FILE, AdapterSettings, adapter_label
 from internvl_detect.model.shared_lora import share_qkv
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def attach_adapter(loaded: LoadedModel, folder: Path, *, trainable: bool = False
     else:  # the base's calibration was not fitted on this adapter
         loaded.settings = dataclasses.replace(loaded.settings, calibration=None)
         loaded.notes.append(f"the adapter in {folder} has no {FILE}: asked with the base's tiling, and not calibrated")
-    loaded.name += f"+{folder.name if folder.name != 'adapter' else folder.resolve().parent.name}"
+    loaded.name += f"+{adapter_label(folder)}"
     for name, parameter in loaded.model.named_parameters():
         parameter.requires_grad_(trainable and ".lora_" in name)
 
@@ -167,8 +167,7 @@ def load_dtype(base: str | Path) -> torch.dtype:
     """The type that a folder's weights are stored in."""
     from internvl_detect.model.embedded import resolve
 
-    names = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-    found = {names[d] for d in open_shards(resolve(base, None)[0]).dtypes.values() if d in names}
+    found = {getattr(torch, FLOATS[d]) for d in open_shards(resolve(base, None)[0]).dtypes.values()}
     return next(iter(found)) if len(found) == 1 else torch.float32
 
 

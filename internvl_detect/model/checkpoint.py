@@ -23,14 +23,13 @@ from internvl_detect.model.adapter import attach_adapter, attach_inner_lora
 from internvl_detect.model.convert import tensor_targets
 from internvl_detect.model.embedded import resolve
 from internvl_detect.model.fingerprint import fingerprint
-from internvl_detect.model.folder import Shards, no_bars, open_shards
+from internvl_detect.model.folder import FLOATS, Shards, no_bars, open_shards
 from internvl_detect.model.parts import ModelParts, read_parts
 from internvl_detect.model.settings import AdapterSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_DTYPES = {name: getattr(torch, name) for name in FLOATS.values()}
 _UNQUANTIZED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]  # whole names, as transformers asks
 _CPU_FLOAT32_LIMIT = 10**9  # parameters; above, "auto" keeps the stored type so that the model fits
 
@@ -116,7 +115,7 @@ def convert(source: str | Path, destination: str | Path, *, dtype: str = "auto")
     from internvl_detect.model.save import save_native
 
     shards = open_shards(resolve(source, None)[0])
-    stored = {_STORED[d] for d in shards.dtypes.values() if d in _STORED}
+    stored = {_DTYPES[FLOATS[d]] for d in shards.dtypes.values()}
     kind = dtype if dtype != "auto" else str(_widest(stored)).removeprefix("torch.")
     loaded = load_base(source, dtype=kind, device="cpu", adapter="none")
     if loaded.form == "lora_full":
@@ -286,7 +285,7 @@ def _dtype(dtype: str | torch.dtype, shards: Shards, device: torch.device) -> to
     size = sum(torch.Size(shape).numel() for shape in shards.shapes.values())
     if device.type == "cpu" and size < _CPU_FLOAT32_LIMIT:
         return torch.float32
-    return _widest({_STORED[d] for d in shards.dtypes.values() if d in _STORED})
+    return _widest({_DTYPES[FLOATS[d]] for d in shards.dtypes.values()})
 
 
 def _widest(stored: set[torch.dtype]) -> torch.dtype:

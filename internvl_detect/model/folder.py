@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from internvl_detect.errors import CheckpointError
 
 Form = Literal["original", "native", "lora_full"]
+FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # as safetensors and as torch call them
 _MAX_JSON_BYTES = 32 * 2**20
 
 
@@ -91,7 +92,7 @@ def open_shards(folder: Path) -> Shards:
                 piece = handle.get_slice(tensor)
                 home[tensor], shapes[tensor] = file, tuple(piece.get_shape())
                 dtypes[tensor] = str(piece.get_dtype())
-                if dtypes[tensor] not in ("F32", "BF16", "F16"):
+                if dtypes[tensor] not in FLOATS:
                     raise CheckpointError(
                         f"tensor {tensor} in {name} is of type {dtypes[tensor]}",
                         expected="F32, BF16 or F16",

@@ -24,6 +24,11 @@ FILE = "ivdetect.json"
 CLIP_SCORES = ("prompt", "frames")
 
 
+def adapter_label(folder: Path) -> str:
+    """What an adapter is called: its folder's name, or the run's where the folder is a run's ``adapter``."""
+    return folder.name if folder.name != "adapter" else folder.resolve().parent.name
+
+
 @dataclass(frozen=True)
 class AdapterSettings:
     """What belongs to a base or an adapter besides weights.

@@ -24,6 +24,7 @@ from PIL import Image
 
 from internvl_detect.data.forge import Finish, describe, make_edited, resample
 from internvl_detect.errors import DataError
+from internvl_detect.questions import IMAGE_QUESTION
 from internvl_detect.train.rebuild import (
     Autoencoder,
     load_autoencoder,
@@ -34,10 +35,6 @@ from internvl_detect.train.rebuild import (
     train_autoencoder,
 )
 
-QUESTION = (
-    "<image>\nTell me if there are synthesis artifacts in the image or not. Must return with: 1)yes or no only. "
-    "2)If yes, explain where the artifacts is with one sentence."
-)
 SIZES_PX = (224, 224, 224, 224, 288, 336, 448)  # sides of the pictures made; 224 px is one tile of nano
 OWN = (("nearest", 4), ("transpose", 8), ("bilinear", 8), ("transpose", 4), ("shuffle", 8))
 LEFT_OUT = "shuffle8"
@@ -185,7 +182,7 @@ def rows(
                 name = f"{split}/{i:05d}_{pair:02d}_{'real' if facts['label'] == 'real' else 'fake'}.jpg"
                 (out / name).write_bytes(data)
                 answer = facts.pop("answer")
-                said = [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": answer}]
+                said = [{"from": "human", "value": f"<image>\n{IMAGE_QUESTION}"}, {"from": "gpt", "value": answer}]
                 yield {"id": name, "image": name, "width": facts["size_px"], "conversations": said, **facts}
 
 

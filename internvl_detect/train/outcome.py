@@ -163,3 +163,23 @@ def disk_is_full(error: BaseException) -> bool:
         return True
     said = str(error)
     return any(w in said for w in ("No space left", "PytorchStreamWriter failed", "unexpected pos", "os error 28"))
+
+
+def in_words(result: RunResult) -> str:
+    """What a training run gave, in a few lines."""
+
+    def metrics(found: dict[str, float]) -> str:
+        return f"AUC {found['auc']:.3f}, balanced accuracy {found['balanced_accuracy']:.3f}"
+
+    lines = [f"{result.steps} steps in {result.seconds:.0f} s" + (" (finished before)" * result.already_finished)]
+    if result.before.get("auc") is not None:
+        lines.append(f"validation before: {metrics(result.before)}")
+    if result.after.get("auc") is not None:
+        lines.append(f"validation after:  {metrics(result.after)} (best at step {result.best_step})")
+    if result.skipped:
+        lines.append(f"{result.skipped} samples could not be used: see {result.folder / 'skipped.jsonl'}")
+    settings = result.result / "ivdetect.json"
+    stored = json.loads(settings.read_text("utf-8")) if settings.is_file() else {}
+    if note := (stored.get("calibration") or {}).get("note"):
+        lines.append(f"calibration: {note}")
+    return "\n".join([*lines, f"written to {result.result}"])
