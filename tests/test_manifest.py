@@ -28,6 +28,7 @@ ROWS = [
     ManifestRow("b, c.png", "ai_generated", generator='the "new" one', group_id="g1"),
     ManifestRow("d.mp4", "deepfake", "video, short", group_id="g2"),
     ManifestRow("é.webp", "tampered", mask="m/é.png"),
+    ManifestRow("f.png", "tampered", dataset="CASIA2", domain="ps", domain_tag="photoshop", words="A sign, pasted in."),
 ]
 
 
@@ -107,6 +108,8 @@ rows_of_text = st.lists(
         licence=text,
         group_id=text,
         split=text,
+        dataset=text,
+        words=text,
     ),
     max_size=8,
 )
@@ -194,6 +197,7 @@ def test_conversations_made_from_a_manifest_pass_the_check_and_keep_the_labels(t
     assert [(s.id, s.label, s.kind) for s in samples] == [
         ("a.png", "real", "image"),
         ("d.mp4", "fake", "video"),
+        ("f.png", "fake", "image"),
         ("b, c.png", "fake", "image"),
         ("é.webp", "fake", "image"),
     ]

@@ -27,7 +27,10 @@ from internvl_detect.data.labels import LABELS, normalise_label, verity
 from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
 
-COLUMNS = ("path", "label", "kind", "generator", "mask", "source", "licence", "group_id", "split")
+COLUMNS = (
+    *("path", "label", "kind", "generator", "mask", "source", "licence", "group_id", "split"),
+    *("dataset", "domain", "domain_tag", "words"),
+)
 _ALIASES = {"license": "licence", "file": "path", "filename": "path", "filepath": "path", "group": "group_id"}
 _CLIPS = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
 
@@ -37,7 +40,9 @@ class ManifestRow:
     """One file: ``label`` is canonical (see ``labels``); empty text where nothing is known.
 
     ``path`` and ``mask`` are as written, relative to a root that the manifest does not name. ``kind`` is free text;
-    one that begins with "video" marks a clip. Files of one ``group_id`` come from one source.
+    one that begins with "video" marks a clip. Files of one ``group_id`` come from one source. ``dataset`` is a name of
+    the catalog and ``domain`` what a choice calls its domain (ps, df, aigc); ``domain_tag`` is authentic, ai_generated,
+    aigc_editing, deepfake or photoshop. ``words`` describe what was done, or are the explanation of an annotator.
     """
 
     path: str
@@ -49,6 +54,10 @@ class ManifestRow:
     licence: str = ""
     group_id: str = ""
     split: str = ""
+    dataset: str = ""
+    domain: str = ""
+    domain_tag: str = ""
+    words: str = ""
 
     @property
     def is_video(self) -> bool:

@@ -1,0 +1,16 @@
+"""Options that several commands share, each said once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Model folder, or nano (embedded).", envvar="WEIGHT_PATH")]
+Adapter = Annotated[str | None, typer.Option("--adapter", "-a", help="LoRA adapter folder; none: the base alone.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Frames = Annotated[int, typer.Option(min=1, max=512, help="Frames of a clip to look at.")]
+MaxTiles = Annotated[int | None, typer.Option(min=1, max=256, help="Most tiles of a picture; default: the adapter's.")]
+BatchSize = Annotated[int, typer.Option(min=1, max=1024, help="Files judged together.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
