@@ -15,6 +15,7 @@ import yaml
 from transformers import TrainingArguments
 
 from internvl_detect.config import TrainConfig
+from internvl_detect.data.engine import cores
 from internvl_detect.errors import ConfigError, ResourceError
 from internvl_detect.model.adapter import LoraSettings, attach_adapter, new_lora
 from internvl_detect.model.checkpoint import LoadedModel, load_base
@@ -150,8 +151,7 @@ def training_arguments(config: TrainConfig, plan: Plan, folder: Path, world: int
 
 def workers_of(config: TrainConfig) -> int:
     """Decoding processes: as many as asked for, and no more than there are cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(config.workers, cores)
+    return min(config.workers, cores())
 
 
 def greater_is_better(config: TrainConfig) -> bool:
