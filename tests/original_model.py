@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +80,21 @@ def make_config(**over: Any) -> dict[str, Any]:
     }
 
 
-def make_tensors(config: dict[str, Any], seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random tensors under the original's names; norms near one, everything else of a size that matters."""
+def make_tensors(
+    config: dict[str, Any], seed: int = 0, draw: Callable[..., torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """Random tensors under the original's names; norms near one, everything else of a size that matters.
+
+    ``draw`` gives standard normal numbers of a shape; another one may put them on a GPU.
+    """
     rng = torch.Generator().manual_seed(seed)
+    normal = draw or (lambda *shape: torch.randn(*shape, generator=rng))
     v, t = config["vision_config"], config["llm_config"]
     out: dict[str, torch.Tensor] = {}
 
     def put(name: str, *shape: int, about: float = 0.0) -> None:
         scale = 0.2 if about else 1.0 / math.sqrt(shape[-1]) if len(shape) == 2 else 0.2
-        out[name] = about + scale * torch.randn(*shape, generator=rng)
+        out[name] = about + scale * normal(*shape)
 
     d, m = v["hidden_size"], v["intermediate_size"]
     side = v["image_size"] // v["patch_size"]

@@ -94,7 +94,7 @@ def test_both_stored_forms_of_an_original_adapter_answer_as_the_original(tiny, f
 def test_training_with_a_shared_a_has_the_original_s_loss_and_gradients(tiny):
     loaded = load_base(tiny / "checkpoint", attn="eager")
     attach_adapter(loaded, tiny / "lora_adapter", trainable=True)
-    from internvl_detect.model.shared_lora import share_qkv
+    from internvl_detect.model.lora_layers import share_qkv
 
     assert share_qkv(loaded.model) == 2
     for module in loaded.model.modules():

@@ -205,14 +205,14 @@ def test_validation_with_one_class_trains_and_says_that_nothing_was_calibrated(s
 
 @pytest.mark.parametrize("checkpointing", ["true", "false"])
 def test_no_dropout_mask_outlives_its_layer(settings_of, monkeypatch, checkpointing):
-    from internvl_detect.model.shared_lora import SharedMaskDropout
+    from internvl_detect.model.lora_layers import SharedDropout
     from internvl_detect.train import callbacks
 
     kept = []
 
     def look(self, args, state, control, model=None, **kwargs):
-        kept.extend(m for m in model.modules() if isinstance(m, SharedMaskDropout) and m._mask is not None)
-        kept.append(sum(isinstance(m, SharedMaskDropout) for m in model.modules()))
+        kept.extend(m for m in model.modules() if isinstance(m, SharedDropout) and m._dropped is not None)
+        kept.append(sum(isinstance(m, SharedDropout) for m in model.modules()))
 
     monkeypatch.setattr(callbacks.Checkpoints, "on_pre_optimizer_step", look)
     finetune.run(settings_of("max_steps=2", "lora.dropout=0.5", f"gradient_checkpointing={checkpointing}"))

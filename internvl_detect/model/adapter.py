@@ -23,7 +23,6 @@ from internvl_detect.model.folder import FLOATS, Shards, open_shards, read_json
 from internvl_detect.model.lora_names import is_native, strip_native, to_native
 from internvl_detect.model.save import whole_folder
 from internvl_detect.model.settings import FILE, AdapterSettings, adapter_label
-from internvl_detect.model.shared_lora import share_qkv
 
 if TYPE_CHECKING:
     from internvl_detect.model.checkpoint import LoadedModel
@@ -49,6 +48,8 @@ class LoraSettings:
 def new_lora(model: Any, settings: LoraSettings) -> Any:
     """Wrap a base with fresh LoRA layers (B is zero, so the answers are still the base's); only they are trainable."""
     from peft import LoraConfig
+
+    from internvl_detect.model.lora_layers import share_qkv
 
     patterns = {"language": _LANGUAGE, "vision": _VISION, "language+vision": f"({_LANGUAGE}|{_VISION})"}
     config = LoraConfig(
@@ -197,6 +198,8 @@ def _attach(
     """Wrap the base with LoRA on just the modules that ``factors`` names and give each its tensors, strictly."""
     from peft import LoraConfig
 
+    from internvl_detect.model.lora_layers import share_qkv
+
     modules = sorted({name.rpartition(".")[0] for name in factors})
     present = dict(loaded.model.named_modules())
     for module in modules:
@@ -246,9 +249,13 @@ def _attach(
 def _wrap(model: Any, config: Any) -> Any:
     from peft import get_peft_model
 
+    from internvl_detect.model.lora_layers import use_lean
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT's of transformers' next version: nothing for a user
-        return get_peft_model(model, config)
+        wrapped = get_peft_model(model, config)
+    use_lean(wrapped)
+    return wrapped
 
 
 def _one_a(factors: dict[str, torch.Tensor]) -> bool:
