@@ -133,6 +133,9 @@ class TrainConfig(_Section):
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     gradient_checkpointing: bool = True
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    kernels: Literal["auto", "liger", "none"] = Field(
+        default="auto", description="fused norms, MLP and rotary positions on a GPU, where liger-kernel is installed"
+    )
 
     eval: EvalSection = EvalSection()
     logging_steps: int = Field(default=1, ge=1)

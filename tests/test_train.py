@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import FULL, log_of, losses
 
 from internvl_detect.config import load_train_config
@@ -217,3 +218,26 @@ def test_no_dropout_mask_outlives_its_layer(settings_of, monkeypatch, checkpoint
     monkeypatch.setattr(callbacks.Checkpoints, "on_pre_optimizer_step", look)
     finetune.run(settings_of("max_steps=2", "lora.dropout=0.5", f"gradient_checkpointing={checkpointing}"))
     assert kept == [2 * 3] * 2
+
+
+@pytest.mark.parametrize("checkpointing", ["true", "false"])
+def test_a_frozen_vision_tower_is_not_gone_through_backward(settings_of, monkeypatch, checkpointing):
+    from transformers.models.internvl.modeling_internvl import InternVLVisionModel
+
+    seen, plain = [], InternVLVisionModel.forward
+
+    def look(self, *args, **kwargs):
+        out = plain(self, *args, **kwargs)
+        seen.append((torch.is_grad_enabled(), out.last_hidden_state.requires_grad))
+        return out
+
+    monkeypatch.setattr(InternVLVisionModel, "forward", look)
+    finetune.run(settings_of("max_steps=1", f"gradient_checkpointing={checkpointing}"))
+    assert (True, False) in seen and not any(needs for _, needs in seen)
+
+
+def test_lora_alone_in_bfloat16_keeps_its_own_weights_in_float32(settings_of):
+    result = finetune.run(settings_of("max_steps=2", "precision=bf16"))
+    stored = load_file(str(result.adapter / "adapter_model.safetensors"))
+    assert {t.dtype for t in stored.values()} == {torch.float32}
+    assert all(t.abs().sum() > 0 for name, t in stored.items() if "lora_B" in name)

@@ -6,18 +6,19 @@ wording (``prompts``).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from internvl_detect.errors import DataError
 from internvl_detect.media.tiles import MEAN, STD
 from internvl_detect.model.checkpoint import LoadedModel
+from internvl_detect.model.decoding import LENGTHS, Decoder, fits_graph
 from internvl_detect.model.score import YesNo, log_odds, yes_no_sets
 from internvl_detect.model.tokenizer import encode_text, special_id
 
@@ -50,8 +51,9 @@ class Prefilled:
     def select(self, rows: Sequence[int]) -> Prefilled:
         """These rows alone, with a cache of their own."""
         index = torch.tensor(list(rows), device=self.mask.device)
-        cache = copy.deepcopy(self.cache)
-        cache.batch_select_indices(index)
+        cache = DynamicCache()
+        for layer, held in enumerate(self.cache.layers):
+            cache.update(held.keys[index], held.values[index], layer)
         return Prefilled(self.log_odds[index], self.first_logits[index], self.mask[index], cache)
 
 
@@ -66,6 +68,7 @@ class Answerer:
         self.pad = self.tokenizer.pad_token_id or 0
         mean, std = (torch.tensor(v, device=loaded.device).view(1, 3, 1, 1) for v in (MEAN, STD))
         self._mean, self._std = mean, std
+        self._decoder: Decoder | None = None
 
     @torch.inference_mode()
     def prefill(self, requests: Sequence[Request], *, keep_cache: bool = True) -> Prefilled:
@@ -86,8 +89,24 @@ class Answerer:
     @torch.inference_mode()
     def words(self, state: Prefilled, max_tokens: int = 64) -> list[str]:
         """Greedy answers that go on from the prefill; the cache is used up. Two runs give the same words."""
+        first = state.first_logits.argmax(-1)
+        length = -(-(state.mask.shape[1] + max_tokens) // LENGTHS) * LENGTHS
+        if fits_graph(self.loaded.model, length):
+            decoder = self._decoder
+            if decoder is None or (decoder.model, decoder.batch, decoder.length) != (
+                *(self.loaded.model, len(first)),
+                length,
+            ):
+                self._decoder = None  # its buffers go before new ones come
+                text = self.loaded.config.text_config
+                self._decoder = decoder = Decoder(self.loaded.model, text, len(first), length, graph=True)
+            answers = decoder.run(state.cache, state.mask, first, self.stop, max_tokens)
+        else:
+            answers = self._step_by_step(state, first, max_tokens)
+        return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+
+    def _step_by_step(self, state: Prefilled, token: torch.Tensor, max_tokens: int) -> list[list[int]]:
         mask, cache = state.mask, state.cache
-        token = state.first_logits.argmax(-1)
         said = [token]
         done = token == self.stop
         for _ in range(max_tokens - 1):
@@ -106,8 +125,7 @@ class Answerer:
             said.append(token)
             done = done | (token == self.stop)
         answers = torch.stack(said, 1).tolist()
-        cut = [ids[: ids.index(self.stop)] if self.stop in ids else ids for ids in answers]
-        return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in cut]
+        return [ids[: ids.index(self.stop)] if self.stop in ids else ids for ids in answers]
 
     @torch.inference_mode()
     def kinds(self, state: Prefilled, rows: Sequence[int]) -> list[str]:

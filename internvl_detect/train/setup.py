@@ -19,6 +19,7 @@ from internvl_detect.data.engine import cores
 from internvl_detect.errors import ConfigError, ResourceError
 from internvl_detect.model.adapter import LoraSettings, attach_adapter, new_lora
 from internvl_detect.model.checkpoint import LoadedModel, load_base
+from internvl_detect.model.kernels import use_kernels
 from internvl_detect.train.attention import use_by_sample
 from internvl_detect.train.packing import Plan
 from internvl_detect.train.trainer import part_of
@@ -77,6 +78,7 @@ def load_model(config: TrainConfig) -> LoadedModel:
         if full or not config.uses_lora:
             raise ConfigError("adapter_path goes with LoRA alone", do="merge the adapter first: ivdetect merge")
         attach_adapter(loaded, Path(config.adapter_path), trainable=True)
+        _leave_inputs_alone(loaded.model)
     elif config.uses_lora:
         lora = config.lora
         targets: Any = "+".join(part for part in ("language", "vision") if parts[part] == "lora")
@@ -84,6 +86,7 @@ def load_model(config: TrainConfig) -> LoadedModel:
             r=lora.r, alpha=lora.alpha, dropout=lora.dropout, share_qkv_a=lora.share_qkv_a, targets=targets
         )
         loaded.model = new_lora(loaded.model, settings)
+        _leave_inputs_alone(loaded.model)
     for name, parameter in loaded.model.named_parameters():
         if part_of(name) in full:
             parameter.requires_grad_(True)
@@ -91,6 +94,7 @@ def load_model(config: TrainConfig) -> LoadedModel:
     loaded.model.config.use_cache = False
     if config.attention == "sdpa":
         use_by_sample(loaded.model)
+    use_kernels(loaded.model, config.kernels)
     return loaded
 
 
@@ -111,7 +115,7 @@ def training_arguments(config: TrainConfig, plan: Plan, folder: Path, world: int
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         optim="adamw_torch",
-        bf16=config.precision == "bf16",
+        bf16=config.precision == "bf16" and not lora_in_half(config),
         fp16=config.precision == "fp16",
         **_checkpointing(config),
         logging_strategy="steps",
@@ -147,6 +151,24 @@ def training_arguments(config: TrainConfig, plan: Plan, folder: Path, world: int
     if world == 1:
         arguments._n_gpu = min(arguments.n_gpu, 1)  # never DataParallel, which averages without regard to tokens
     return arguments
+
+
+def lora_in_half(config: TrainConfig) -> bool:
+    """Whether the base is in bfloat16 and LoRA is all that is trained: its layers then cast what they must themselves.
+
+    Autocast would cost a dispatch and a copy or two an operation, and compute norms otherwise than detection does.
+    """
+    alone = "full" not in config.train.model_dump().values() and config.uses_lora
+    return alone and config.precision == "bf16" and config.quantize == "none" and not (config.fsdp or config.deepspeed)
+
+
+def _leave_inputs_alone(model: Any) -> None:
+    """Checkpointing without reentry needs no gradient of its inputs; asked for one, the frozen ViT would go backward.
+
+    transformers asks by itself when checkpointing is turned on under PEFT.
+    """
+    for module in (model, model.get_base_model()):
+        module.enable_input_require_grads = lambda: None
 
 
 def workers_of(config: TrainConfig) -> int:
