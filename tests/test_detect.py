@@ -304,3 +304,21 @@ def test_wrong_settings_say_what_would_be_right(loaded, tiny_folder, tmp_path, p
         Detector.from_pretrained(tiny_folder, dtype="float8")
     with pytest.raises(MediaError):
         Detector(loaded).detect(tmp_path)
+
+
+@given(lengths=st.lists(st.integers(1, 4000), min_size=1, max_size=40), limit=st.integers(1, 60))
+def test_every_request_is_asked_once_and_padded_by_a_fifth_at_most(lengths, limit):
+    from types import SimpleNamespace
+
+    from internvl_detect.detect.jobs import groups_of
+
+    tiles = [1 + n // 256 for n in lengths]
+    asked = [SimpleNamespace(input_ids=range(n), tiles=range(t)) for n, t in zip(lengths, tiles, strict=True)]
+    jobs = [SimpleNamespace(requests=[r], roles=["picture" if i % 3 else "frame"]) for i, r in enumerate(asked)]
+    groups = list(groups_of([(job, 0) for job in jobs], limit))
+    assert sorted(id(job) for group in groups for job, _ in group) == sorted(map(id, jobs))
+    for group in groups:
+        its = [len(job.requests[0].input_ids) for job, _ in group]
+        assert min(its) >= 0.8 * max(its)
+        assert len({job.roles[0] == "picture" for job, _ in group}) == 1
+        assert len(group) == 1 or sum(len(job.requests[0].tiles) for job, _ in group) <= limit

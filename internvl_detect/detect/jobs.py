@@ -19,6 +19,8 @@ from internvl_detect.media.video import Clip
 from internvl_detect.model.answer import Answerer, Prefilled, Request
 from internvl_detect.model.calibration import Calibration
 
+PADDED_AT_MOST = 0.8  # the shortest prompt of a batch is at least this share of its longest
+
 
 @dataclass
 class Job:
@@ -123,14 +125,19 @@ def sigmoid(x: float) -> float:
 
 
 def groups_of(units: list[tuple[Job, int]], max_tiles: int) -> Iterator[list[tuple[Job, int]]]:
-    """Requests of like length together, as many as ``max_tiles`` tiles hold; pictures keep to batches of their own."""
+    """Requests of like length together, as many as ``max_tiles`` tiles hold; pictures keep to batches of their own.
+
+    No prompt is padded by more than a fifth: padding costs what tokens cost, and a few pictures fill a device as well.
+    """
     order = sorted(units, key=lambda u: (u[0].roles[u[1]] != "picture", -len(u[0].requests[u[1]].input_ids)))
     group: list[tuple[Job, int]] = []
     tiles = 0
     for job, at in order:
         size = len(job.requests[at].tiles)
-        changes = group and (job.roles[at] == "picture") != (group[0][0].roles[group[0][1]] == "picture")
-        if group and (changes or tiles + size > max_tiles):
+        first, its = group[0] if group else (job, at)
+        changes = (job.roles[at] == "picture") != (first.roles[its] == "picture")
+        short = len(job.requests[at].input_ids) < PADDED_AT_MOST * len(first.requests[its].input_ids)
+        if group and (changes or short or tiles + size > max_tiles):
             yield group
             group, tiles = [], 0
         group.append((job, at))

@@ -27,14 +27,13 @@ class LeanLinear(Linear):
         sharded = plain and hasattr(self.lora_A[name].weight, "ds_id")  # ZeRO 3 gathers whole modules only
         if not plain or sharded or self.disable_adapters or self.merged or args or kwargs:
             return super().forward(x, *args, **kwargs)
-        result = self.base_layer(x)
+        rows = x.reshape(-1, x.shape[-1])
+        result = self.base_layer(rows)
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
         kind = result.dtype
-        low = nn.functional.linear(self.lora_dropout[name](x).to(kind), a.to(kind))
-        added = torch.addmm(
-            result.reshape(-1, b.shape[0]), low.reshape(-1, a.shape[0]), b.to(kind).t(), alpha=self.scaling[name]
-        )
-        return added.view(result.shape)
+        low = nn.functional.linear(self.lora_dropout[name](rows).to(kind), a.to(kind))
+        result.addmm_(low, b.to(kind).t(), alpha=self.scaling[name])  # in place: nothing needs the base's answer alone
+        return result.view(*x.shape[:-1], b.shape[0])
 
 
 def use_lean(model: nn.Module) -> None:

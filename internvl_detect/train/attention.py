@@ -1,9 +1,9 @@
 """Attention inside each sample of a packed row, without a mask: the cost is that of the samples alone.
 
-A mask over a whole row costs the square of the row and keeps the fast kernels away. On a GPU in half precision one
-kernel takes all samples of the row (flash attention over rows of variable length, part of torch); elsewhere every
-sample goes through sdpa by itself, causal. Nothing else of the model changes. Used while training (``collate`` gives
-the lengths).
+A mask over a whole row costs the square of the row and keeps the fast kernels away. So every sample goes through sdpa
+by itself, causal; on a GPU in half precision one kernel takes all samples where there are many (flash attention over
+rows of variable length, part of torch). Nothing else of the model changes. Used while training (``collate`` gives the
+lengths).
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME = "sdpa_by_sample"
+FEW = (
+    4  # so many samples or fewer go one by one: sdpa's kernel is the faster one, until its launches are what takes time
+)
 
 
 def attend_by_sample(
@@ -35,7 +38,7 @@ def attend_by_sample(
     """
     lengths = segments or (query.shape[2],)
     half = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
-    if len(lengths) > 1 and half and _varlen() is not None and not options.get("dropout"):
+    if len(lengths) > FEW and half and _varlen() is not None and not options.get("dropout"):
         return _in_one_kernel(query, key, value, tuple(lengths), options.get("scaling")), None
     parts = zip(*(t.split(list(lengths), dim=2) for t in (query, key, value)), strict=True)
     done = [sdpa_attention_forward(module, q, k, v, None, **options)[0] for q, k, v in parts]

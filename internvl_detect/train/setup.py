@@ -78,7 +78,7 @@ def load_model(config: TrainConfig) -> LoadedModel:
         if full or not config.uses_lora:
             raise ConfigError("adapter_path goes with LoRA alone", do="merge the adapter first: ivdetect merge")
         attach_adapter(loaded, Path(config.adapter_path), trainable=True)
-        _leave_inputs_alone(loaded.model)
+        leave_inputs_alone(loaded.model)
     elif config.uses_lora:
         lora = config.lora
         targets: Any = "+".join(part for part in ("language", "vision") if parts[part] == "lora")
@@ -86,7 +86,7 @@ def load_model(config: TrainConfig) -> LoadedModel:
             r=lora.r, alpha=lora.alpha, dropout=lora.dropout, share_qkv_a=lora.share_qkv_a, targets=targets
         )
         loaded.model = new_lora(loaded.model, settings)
-        _leave_inputs_alone(loaded.model)
+        leave_inputs_alone(loaded.model)
     for name, parameter in loaded.model.named_parameters():
         if part_of(name) in full:
             parameter.requires_grad_(True)
@@ -162,7 +162,7 @@ def lora_in_half(config: TrainConfig) -> bool:
     return alone and config.precision == "bf16" and config.quantize == "none" and not (config.fsdp or config.deepspeed)
 
 
-def _leave_inputs_alone(model: Any) -> None:
+def leave_inputs_alone(model: Any) -> None:
     """Checkpointing without reentry needs no gradient of its inputs; asked for one, the frozen ViT would go backward.
 
     transformers asks by itself when checkpointing is turned on under PEFT.
