@@ -197,7 +197,7 @@ def load_train_config(
 
     Raises ConfigError: unreadable file, unknown key, value of the wrong kind.
     """
-    values = _read_yaml(path) if path is not None else {}
+    values = read_yaml(path) if path is not None else {}
     origin = dict.fromkeys(_flat(values), f"{path}")
     _known(values, str(path))
     for name, key in ENVIRONMENT.items():
@@ -232,7 +232,8 @@ def field_help() -> dict[str, str]:
     return out
 
 
-def _read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping of a YAML file of at most 1 MiB; empty for an empty file. Raises ConfigError naming the line."""
     text = read_text(path, what="settings file", max_bytes=2**20)
     try:
         values = yaml.load(text, Loader=_Loader)
