@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
+from internvl_detect.cli.data_prepare import data_prepare, data_questions
 from internvl_detect.cli.options import Json
 
 data = typer.Typer(help="Training and test data.", no_args_is_help=True, rich_markup_mode=None)
+data.command("prepare")(data_prepare)
+data.command("questions")(data_questions)
 
 
 @data.command("check")
