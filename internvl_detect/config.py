@@ -87,7 +87,7 @@ class TrainConfig(_Section):
     output_dir: str = Field(default="runs/internvl2_8b_lora", min_length=1, description="the run folder")
     weight_path: str = Field(default="", description="the base model's folder, or nano")
     adapter_path: str = Field(default="", description="start from this adapter instead of a new one")
-    data_path: str = Field(default="", description="meta JSON, or a folder holding meta.json")
+    data_path: str = Field(default="", description="meta JSON, a folder of datasets, or a manifest")
     train_data_choice: str = Field(
         default="all", description="names in the meta JSON, by commas; all: all but those validated on"
     )
