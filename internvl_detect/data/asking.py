@@ -66,17 +66,22 @@ def kinds_of(row: ManifestRow, asked: Questions) -> tuple[str, ...]:
 
 @dataclass
 class Shares:
-    """How often each kind of question can be answered, by split, kind and truth; filled by ``count``."""
+    """How often each kind of question can be answered, by split, kind and truth; filled by ``count``. ``opens``: some
+    file has to be opened for its questions, a clip or a mask."""
 
     able: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     asked: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    opens: bool = False
 
     def count(self, row: ManifestRow, asked: Questions) -> None:
         """One file more."""
         truth = verity(row.label)
+        self.opens |= row.is_video
         for kind in kinds_of(row, asked):
+            able = _has_material(row, kind)
             self.asked[row.split, kind, truth] += 1
-            self.able[row.split, kind, truth] += _has_material(row, kind)
+            self.able[row.split, kind, truth] += able
+            self.opens |= able and kind == "mask"
 
     def extra(self, split: str, kind: str) -> float:
         """Share of the authentic files without material that is asked all the same, so that authentic files get this

@@ -15,6 +15,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -116,6 +117,7 @@ def read_manifest(
         raise DataError(f"{path} could not be read: {error.strerror or error}") from None
 
 
+@lru_cache(maxsize=256)
 def _column(name: str) -> str:
     name = name.strip().lower()
     return _ALIASES.get(name, name)
@@ -195,14 +197,14 @@ def write_manifest(path: str | Path, rows: Iterable[ManifestRow]) -> Path:
     with atomically(path) as file:
         if str(path).endswith(".jsonl"):
             for row in rows:
-                file.write(dump(dataclasses.asdict(row)).encode("utf-8") + b"\n")
+                file.write(dump(vars(row)).encode("utf-8") + b"\n")
             return Path(path)
         buffer = io.StringIO(newline="")
         minimal = csv.writer(buffer, lineterminator="\n")
         quoted = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
         minimal.writerow(COLUMNS)
         for row in rows:
-            fields = dataclasses.astuple(row)
+            fields = tuple(vars(row).values())  # astuple would copy each text
             # A lone carriage return is left bare by the minimal writer, and ends the row for every reader.
             (quoted if any("\r" in field for field in fields) else minimal).writerow(fields)
             if not well_formed(buffer.getvalue()):
@@ -217,7 +219,7 @@ def write_manifest(path: str | Path, rows: Iterable[ManifestRow]) -> Path:
 def manifest_hash(rows: Iterable[ManifestRow]) -> str:
     """sha256 (hex) over the rows whatever their order or file format: the hash of their sorted hashes."""
     digests = sorted(
-        hashlib.sha256(json.dumps(dataclasses.asdict(row), sort_keys=True).encode("ascii")).digest() for row in rows
+        hashlib.sha256(json.dumps(vars(row), sort_keys=True).encode("ascii")).digest() for row in rows
     )
     return hashlib.sha256(b"".join(digests)).hexdigest()
 

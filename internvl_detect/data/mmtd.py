@@ -134,8 +134,10 @@ def _picture(image: str, rows: list[ManifestRow]) -> ManifestRow:
     if not rows:
         hint = "pictures are known by their names: are the other sets of the tree there?"
         raise _Unusable("missing-file", f"picture not found: {show(image, 300)}", hint)
+    if len(rows) == 1:
+        return rows[0]
     likeness = sorted(((_alike(image, row.path), at) for at, row in enumerate(rows)), reverse=True)
-    if len(rows) > 1 and likeness[0][0] == likeness[1][0]:
+    if likeness[0][0] == likeness[1][0]:
         both = " or ".join(show(rows[at].path, 200) for _, at in likeness[:2])
         raise _Unusable("ambiguous-file", f"{show(image, 200)} may be {both}", "keep one of them below the root")
     return rows[likeness[0][1]]

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from internvl_detect.data.asking import Questions, Shares, kinds_of, parse_questions, questions_for
+from internvl_detect.data.asking import Questions, Shares, parse_questions, questions_for
 from internvl_detect.data.clip_rows import FORMATS
 from internvl_detect.data.conversation_files import write_conversations
 from internvl_detect.data.engine import run_ordered
@@ -172,7 +172,7 @@ def _mark(out: Path, facts: Mapping[str, Any]) -> None:
 def _usable(rows: Iterable[ManifestRow], root: Path, places: Places, say: Note) -> Iterator[ManifestRow]:
     """The rows whose file is there, inside ``root`` and can be named in JSON; a missing mask costs only the mask."""
     for row in rows:
-        broken = [name for name, value in dataclasses.asdict(row).items() if not well_formed(value)]
+        broken = [name for name, value in vars(row).items() if not well_formed(value)]
         if broken:
             problem = f"its {' and '.join(broken)} cannot be written as text"
             say(Finding("error", "not-text", printable(row.path), 0, problem, "rename the file"))
@@ -232,10 +232,6 @@ def _converted(
             kinds = questions_for(row, options.questions, shares, options.seed)
             yield Job(row, tuple(kind for kind in kinds if kind == "explain" or places.is_first(row, kind)))
 
-    opens = any(
-        row.is_video or (row.mask and "mask" in kinds_of(row, options.questions))
-        for row in read_manifest(out / "manifest.csv")
-    )
     work = partial(
         convert_file,
         root=str(root),
@@ -245,7 +241,7 @@ def _converted(
         frame_format=options.frame_format,
         seed=options.seed,
     )
-    workers = options.workers if opens or options.engine != "processes" else 1
+    workers = options.workers if shares.opens or options.engine != "processes" else 1
     for made in run_ordered(work, jobs(), on_lost=Made.lost, engine=options.engine, workers=workers):
         progress(1)
         yield made
