@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from internvl_detect.data.catalog import Dataset, plain_dataset
 from internvl_detect.data.choice import Pick, Selection, Term, load_selection, parse_choice, parse_terms, select
+from internvl_detect.data.conversations import DatasetEntry, choose
 from internvl_detect.data.findings import Finding
 from internvl_detect.data.labels import verity
 from internvl_detect.data.manifest import ManifestRow, write_manifest
@@ -40,6 +41,21 @@ def test_a_domain_holds_until_the_next_one_or_a_semicolon() -> None:
     assert parse_terms(" ; ,, ") == []
     with pytest.raises(ConfigError, match=r"ps\|all"):
         parse_terms("ps|")
+
+
+def test_the_same_text_chooses_among_the_datasets_of_a_meta_json() -> None:
+    domains = {"CASIA2": "ps", "FR": None, "FaceAPP": "df", "FFHQ": "DF"}
+    entries = [DatasetEntry(name, "/", "/a", domain=domain) for name, domain in domains.items()]
+
+    def names(text: str) -> list[str]:
+        return [entry.name for entry in choose(entries, text)]
+
+    assert names("ps|CASIA2,FR,df|FaceAPP,FFHQ") == names("ps|casia2,fr; df|faceapp,ffhq") == list(domains)
+    assert names("ps|CASIA2;FaceAPP") == ["CASIA2", "FaceAPP"]
+    assert names("df|all") == ["FaceAPP", "FFHQ"] and names("all") == names(" ; ,") == list(domains)
+    for wrong in ("ps|CASIA2,FaceAPP", "df|CASIA2", "ps|FR", "xx|all", "ps|"):
+        with pytest.raises(ConfigError):
+            choose(entries, wrong)
 
 
 @pytest.mark.parametrize(

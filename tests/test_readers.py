@@ -9,6 +9,7 @@ import pytest
 from dataset_makers import README_TREE, fill, readme_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published_layouts import PUBLISHED
 
 from internvl_detect.data.catalog import catalog
 from internvl_detect.data.findings import Finding
@@ -52,150 +53,6 @@ def test_the_tree_is_found_from_each_of_its_folders(tmp_path: Path) -> None:
     assert len(whole) == sum(map(len, README_TREE.values()))
     _, rows, _ = read(tmp_path / "deep" / "dataset" / "photoshop")
     assert rows["CASIAv2_Tp/image/Tp_S_NNN_S_N_ani00018_ani00018_00138.tif"].dataset == "CASIA2"
-
-
-# (paths, {path: (label, mask, split)} of some of them, a path that is no picture of the set)
-PUBLISHED = {
-    "CASIA2": (
-        ["any name/Tp/Tp_D_CRN_M_N_cha00063_art00014_11818.tif", "any name/Au/Au_cha_00063.jpg"]
-        + ["any name/CASIA 2 Groundtruth/Tp_D_CRN_M_N_cha00063_art00014_11818_gt.png"],
-        {
-            "any name/Tp/Tp_D_CRN_M_N_cha00063_art00014_11818.tif": (
-                *("tampered", "any name/CASIA 2 Groundtruth/Tp_D_CRN_M_N_cha00063_art00014_11818_gt.png", ""),
-            ),
-            "any name/Au/Au_cha_00063.jpg": ("real", "", ""),
-        },
-    ),
-    "FR": (
-        [
-            "x/ColorFakeImages/7.jpg",
-            "x/ColorRealImages/8.jpg",
-            "x/SegmentationFakePng/7.png",
-            "x/SegmentationFake/7.npz",
-        ],
-        {
-            "x/ColorFakeImages/7.jpg": ("tampered", "x/SegmentationFakePng/7.png", ""),
-            "x/ColorRealImages/8.jpg": ("real", "", ""),
-        },
-    ),
-    "CASIA1+": (
-        [
-            "CASIA 1.0 dataset/Tp/Sp/Sp_D_1.jpg",
-            "CASIA 1.0 dataset/Tp/CM/Sp_S_2.jpg",
-            "CASIA 1.0 dataset/Au/Au_ani_0001.jpg",
-        ]
-        + ["CASIA 1.0 groundtruth/Sp/Sp_D_1_gt.png", "CASIA 1.0 groundtruth/CM/Sp_S_2_gt.png"],
-        {
-            "CASIA 1.0 dataset/Tp/Sp/Sp_D_1.jpg": ("tampered", "CASIA 1.0 groundtruth/Sp/Sp_D_1_gt.png", ""),
-            "CASIA 1.0 dataset/Tp/CM/Sp_S_2.jpg": ("tampered", "CASIA 1.0 groundtruth/CM/Sp_S_2_gt.png", ""),
-            "CASIA 1.0 dataset/Au/Au_ani_0001.jpg": ("real", "", ""),
-        },
-    ),
-    "IMD2020": (
-        [f"IMD2020/1a1ogs/{n}" for n in ("1a1ogs_orig.jpg", "c8_0.png", "c8_0_mask.png", "c9.jpg", "c9_mask.png")],
-        {
-            "IMD2020/1a1ogs/1a1ogs_orig.jpg": ("real", "", ""),
-            "IMD2020/1a1ogs/c8_0.png": ("tampered", "IMD2020/1a1ogs/c8_0_mask.png", ""),
-            "IMD2020/1a1ogs/c9.jpg": ("tampered", "IMD2020/1a1ogs/c9_mask.png", ""),
-        },
-    ),
-    "Columbia": (
-        ["c/4cam_auth/canong3_02_sub_01.tif", "c/4cam_splc/canong3_canonxt_sub_01.tif"]
-        + [f"c/4cam_splc/edgemask/canong3_canonxt_sub_01_{n}.jpg" for n in ("edgemask", "edgemask_3")],
-        {
-            "c/4cam_auth/canong3_02_sub_01.tif": ("real", "", ""),
-            "c/4cam_splc/canong3_canonxt_sub_01.tif": (
-                *("tampered", "c/4cam_splc/edgemask/canong3_canonxt_sub_01_edgemask.jpg", ""),
-            ),
-        },
-    ),
-    "coverage": (
-        [f"COVERAGE/image/{n}.tif" for n in ("1", "1t")]
-        + [f"COVERAGE/mask/{n}.tif" for n in ("1copy", "1paste", "1forged")],
-        {
-            "COVERAGE/image/1.tif": ("real", "", ""),
-            "COVERAGE/image/1t.tif": ("tampered", "COVERAGE/mask/1forged.tif", ""),
-        },
-    ),
-    "DSO": (
-        ["tifs-database/DSO-1/splicing-01.png", "tifs-database/DSO-1/normal-01.png"]
-        + ["tifs-database/DSO-1-Fake-Images-Masks/splicing-01.png"],
-        {
-            "tifs-database/DSO-1/splicing-01.png": (
-                *("tampered", "tifs-database/DSO-1-Fake-Images-Masks/splicing-01.png", ""),
-            ),
-            "tifs-database/DSO-1/normal-01.png": ("real", "", ""),
-        },
-    ),
-    "Korus": (
-        [f"k/{c}/{f}/DPP0012.{s}" for c in ("Canon_60D", "Sony_A57") for f, s in (("pristine", "TIF"),)]
-        + [f"k/Canon_60D/{f}/DPP0012.{s}" for f, s in (("tampered-realistic", "TIF"), ("ground-truth", "PNG"))],
-        {
-            "k/Canon_60D/tampered-realistic/DPP0012.TIF": ("tampered", "k/Canon_60D/ground-truth/DPP0012.PNG", ""),
-            "k/Canon_60D/pristine/DPP0012.TIF": ("real", "", ""),
-            "k/Sony_A57/pristine/DPP0012.TIF": ("real", "", ""),
-        },
-    ),
-    "FaceAPP": (
-        ["faceapp/train/1.png", "faceapp/validation/2.png", "faceapp/test/3.png"],
-        {"faceapp/validation/2.png": ("deepfake", "", "val"), "faceapp/test/3.png": ("deepfake", "", "test")},
-    ),
-    "FFHQ": (["ffhq-dataset/images1024x1024/00000/00012.png"], {}),
-    "COCO2017": (
-        ["coco/train2017/9.jpg", "coco/val2017/8.jpg"],
-        {"coco/train2017/9.jpg": ("real", "", "train"), "coco/val2017/8.jpg": ("real", "", "val")},
-    ),
-    "GenVideo": (
-        ["GenVideo-Val/Real/a.mp4", "GenVideo-Val/Fake/Sora/b.mp4"],
-        {"GenVideo-Val/Real/a.mp4": ("real", "", ""), "GenVideo-Val/Fake/Sora/b.mp4": ("ai_generated", "", "")},
-    ),
-    "GenImage": (
-        ["GenImage/Midjourney/train/ai/1.png", "GenImage/ADM/imagenet_ai_0508_adm/val/nature/2.JPEG"],
-        {
-            "GenImage/Midjourney/train/ai/1.png": ("ai_generated", "", "train"),
-            "GenImage/ADM/imagenet_ai_0508_adm/val/nature/2.JPEG": ("real", "", "val"),
-        },
-    ),
-    "CommunityForensics": (["CommunityForensics/fake/1.png", "CommunityForensics/real/2.png"], {}),
-    "SID-Set": (
-        [f"SID_Set/train/{n}" for n in ("real/1.jpg", "full_synthetic/2.png", "tampered/3.png", "masks/3.png")],
-        {
-            "SID_Set/train/full_synthetic/2.png": ("ai_generated", "", "train"),
-            "SID_Set/train/tampered/3.png": ("tampered", "SID_Set/train/masks/3.png", "train"),
-        },
-    ),
-    "FakeClue": (
-        ["FakeClue/train/ff++/fake/a/1.jpg", "FakeClue/train/doc/fake/m/2.jpg", "FakeClue/test/doc/real/3.jpg"],
-        {
-            "FakeClue/train/ff++/fake/a/1.jpg": ("deepfake", "", "train"),
-            "FakeClue/train/doc/fake/m/2.jpg": ("ai_generated", "", "train"),
-            "FakeClue/test/doc/real/3.jpg": ("real", "", "test"),
-        },
-    ),
-    "SynthScars": (
-        ["SynthScars/train/images/1.jpg", "SynthScars/test/images/2.jpg"],
-        {"SynthScars/test/images/2.jpg": ("ai_generated", "", "test")},
-    ),
-    "FaceForensics++": (
-        [f"f/original_sequences/youtube/c23/videos/{n}.mp4" for n in ("033", "097", "500")]
-        + [f"f/manipulated_sequences/Deepfakes/c23/videos/{n}.mp4" for n in ("033_097", "500_033")],
-        {
-            "f/original_sequences/youtube/c23/videos/033.mp4": ("real", "", ""),
-            "f/manipulated_sequences/Deepfakes/c23/videos/033_097.mp4": ("deepfake", "", ""),
-        },
-    ),
-    "DFDC-preview": (
-        ["d/original_videos/643/643_A_001.mp4", "d/method_A/643/643_A/12_643_A_001.mp4"],
-        {"d/method_A/643/643_A/12_643_A_001.mp4": ("deepfake", "", "")},
-    ),
-    "IVY-FAKE": (
-        ["IVY-FAKE/train/image/fake/1.png", "IVY-FAKE/test/video/real/2.mp4"],
-        {
-            "IVY-FAKE/train/image/fake/1.png": ("ai_generated", "", "train"),
-            "IVY-FAKE/test/video/real/2.mp4": ("real", "", "test"),
-        },
-    ),
-}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -333,6 +190,15 @@ def test_downloaded_sets_may_lie_in_the_readme_s_tree(tmp_path: Path) -> None:
     found, rows, _ = read(tmp_path)
     assert {one.dataset.name for one in found} == {"CASIA2", "DSO", "Columbia"}
     assert {row.label for row in rows.values() if "/Au/" in row.path or "auth" in row.path} == {"real"}
+
+
+def test_a_stray_picture_does_not_make_a_tree_of_datasets_a_folder_of_fakes(tmp_path: Path) -> None:
+    readme_tree(tmp_path)
+    before = read(tmp_path)[1]
+    _, rows, findings = read(fill(tmp_path, ["photoshop/stray.jpg", "deepfake/stray.jpg", "aigc/stray.png", "x.jpg"]))
+    assert rows == before and [f.code for f in findings] == ["no-label"] * 4
+    fill(tmp_path / "fake", PUBLISHED["CASIA2"][0])
+    assert read(tmp_path)[1]["fake/any name/Au/Au_cha_00063.jpg"].label == "real"
 
 
 def test_a_name_that_is_nearly_right_is_told_with_the_right_one(tmp_path: Path) -> None:

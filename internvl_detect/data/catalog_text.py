@@ -31,6 +31,11 @@ class Here:
     layouts: dict[str, str] = field(default_factory=dict)
     findings: Counter[str] = field(default_factory=Counter)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        counts = {"files": dict(self.files), "layouts": self.layouts, "findings": dict(self.findings)}
+        return {"root": self.root, **counts}
+
 
 def count_here(root: str | Path) -> Here:
     """Counts the pictures and clips of every dataset under a folder, by their names alone. Raises DataError."""
@@ -82,7 +87,7 @@ def list_text(domain: str = "", here: Here | None = None) -> str:
 def list_values(domain: str = "", here: Here | None = None) -> dict[str, Any]:
     """The same as plain JSON values."""
     values: dict[str, Any] = {"datasets": [values_of(row) for row in rows_of(domain)]}
-    return values if here is None else {**values, "here": dataclasses.asdict(here)}
+    return values if here is None else {**values, "here": here.to_dict()}
 
 
 def values_of(row: Dataset) -> dict[str, Any]:

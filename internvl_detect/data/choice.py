@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,12 @@ import numpy as np
 
 from internvl_detect.data.catalog import DOMAINS, catalog, key
 from internvl_detect.data.findings import did_you_mean, show
+from internvl_detect.data.folders import Note
 from internvl_detect.data.labels import verity
 from internvl_detect.data.listings import SPLITS
 from internvl_detect.errors import ConfigError
 
 if TYPE_CHECKING:
-    from internvl_detect.data.findings import Finding
     from internvl_detect.data.manifest import ManifestRow
     from internvl_detect.data.readers import FoundSet
 
@@ -198,13 +198,11 @@ def _means(pick: Pick, dataset: str, part: str, domain: str) -> bool:
     return _is_name(pick.name, dataset, part)
 
 
-def _ignore(finding: Finding) -> None:
+def _silent(_: object) -> None:
     pass
 
 
-def select(
-    found: Iterable[FoundSet], selection: Selection, *, note: Callable[[Finding], None] = _ignore
-) -> Iterator[ManifestRow]:
+def select(found: Iterable[FoundSet], selection: Selection, *, note: Note = _silent) -> Iterator[ManifestRow]:
     """The chosen rows, set by set in the order of ``found``; ``note`` gets what is wrong with the files.
 
     Caps and balance need the files counted first: then the folders are read twice, and 8 bytes a file are held. Raises
@@ -231,7 +229,7 @@ class _Chosen:
             if one.layout != "manifest":
                 known[one.dataset.name, one.part, one.dataset.domain] = None
             elif self.selection.picks:  # its rows say which datasets they are of
-                known.update({(r.dataset, one.part, r.domain): None for r in one.rows(_ignore)})
+                known.update({(r.dataset, one.part, r.domain): None for r in one.rows(_silent)})
         for pick in self.selection.picks:
             if not any(_means(pick, *names) for names in known):
                 self._missing(pick, [names[0] for names in known])
@@ -247,7 +245,7 @@ class _Chosen:
             f"no dataset is called {show(word)}; the folder holds {here}", do=did_you_mean(pick.name, every)
         )
 
-    def _all(self, note: Callable[[Finding], None]) -> Iterator[tuple[ManifestRow, int, int]]:
+    def _all(self, note: Note) -> Iterator[tuple[ManifestRow, int, int]]:
         """(row, number of its pick, hash) of every row that is chosen by name and split."""
         split, seed = self.selection.split, self.selection.seed
         for one in self.found:
@@ -264,7 +262,7 @@ class _Chosen:
             self._picks[names] = self.selection.pick_of(*names)  # type: ignore[index]
         return self._picks[names]  # type: ignore[index]
 
-    def rows(self, note: Callable[[Finding], None]) -> Iterator[ManifestRow]:
+    def rows(self, note: Note) -> Iterator[ManifestRow]:
         if self.selection.balance or any(pick.cap is not None for pick in self.selection.picks):
             self._count()
         for row, at, place in self._all(note):
@@ -278,7 +276,7 @@ class _Chosen:
     def _count(self) -> None:
         """Finds the highest hash that each pick, and each side of a balance, may have."""
         places: dict[tuple[int, tuple[str, str]], array[int]] = {}
-        for row, at, place in self._all(_ignore):
+        for row, at, place in self._all(_silent):
             places.setdefault((at, self._bucket(row)), array("Q")).append(place)
         kept: dict[tuple[str, str], list[np.ndarray]] = {}
         for at in {at for at, _ in places}:

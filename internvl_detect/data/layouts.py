@@ -24,6 +24,8 @@ _TAGS = {"real": "authentic", "ai_generated": "ai_generated", "deepfake": "deepf
 _TAG_OF_TAMPERED = {"ps": "photoshop", "aigc": "aigc_editing", "df": "deepfake"}
 DOUBTFUL = ("0", "1", "yes", "no", "photo", "natural", "nature", "edited", "generated", "original")
 
+_LOOKED_AT = 50  # folders in a folder; more are clips or classes, not datasets
+
 Look = Callable[[str], Glance]
 
 
@@ -156,11 +158,21 @@ def label_spots(folder: str, look: Look, dataset: Dataset, split: str) -> list[S
                 del named[child]
     spots = []
     for child, label in named.items():
+        if _holds_sets(joined(folder, child), look):
+            continue
         known = next((p for p in dataset.parts if p.label == label and not p.split), None)
         part = Part(child, label, known.domain_tag if known else tag_of(label, dataset.domain))
         layout: Layout = "imagefolder" if split else "real/fake"
         spots.append(Spot(dataset, part, folder, joined(folder, child), layout, split=split))
     return spots
+
+
+def _holds_sets(folder: str, look: Look) -> bool:
+    """Whether known datasets lie in it, whose parts say more than its own name."""
+    children = [joined(folder, child) for child in look(folder).folders[:_LOOKED_AT]]
+    return any(
+        readme_spots(child, look, "") or published_spots(child, child.rpartition("/")[2], look) for child in children
+    )
 
 
 def label_of_folder(name: str) -> str | None:

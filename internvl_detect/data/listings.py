@@ -19,6 +19,7 @@ from internvl_detect.data.folders import Note, printable
 from internvl_detect.data.jsonl import BadJson, parse, well_formed
 from internvl_detect.data.labels import normalise_label
 
+TELLS_LABELS = ("deepfake-eval",)  # a file that such a list leaves out has no label
 MAX_BYTES = 256 * 2**20
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),

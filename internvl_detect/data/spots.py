@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from internvl_detect.data.folders import CLIPS, Note, Walk, is_media, joined, printable, suffix_of
 from internvl_detect.data.layouts import Spot, contradicts, tag_of
-from internvl_detect.data.listings import SPLITS, Listed, read_listing
+from internvl_detect.data.listings import SPLITS, TELLS_LABELS, Listed, read_listing
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.data.pairing import MaskIndex, is_mask_folder, masks_beside
 from internvl_detect.data.sources import Sources
@@ -140,8 +140,8 @@ class _SpotReader:
         label, tag = listed.label or part.label, part.domain_tag
         if not listed.label and self.real_names is not None and self.real_names.fullmatch(stem):
             label = "real"
-        elif not listed.label and spot.dataset.listing == "deepfake-eval":
-            self.walk.note("warning", "no-label", path, "the set's CSV does not tell its label; not read")
+        elif not listed.label and spot.dataset.listing in TELLS_LABELS and spot.layout == "published":
+            self.walk.note("warning", "no-label", path, "the set's own list does not tell its label; not read")
             return None
         if label != part.label:
             tag = tag_of(label, spot.dataset.domain)
