@@ -28,7 +28,7 @@ def data_prepare(
     frame_format: Annotated[str, typer.Option(help="png or jpg.")] = "png",
     clip_seconds: Annotated[float, typer.Option(min=0, help="Longer clips are cut into stretches; 0: never.")] = 30,
     seed: int = 0,
-    engine: Annotated[str, typer.Option(help="What works on many files: processes.")] = "processes",
+    engine: Annotated[str, typer.Option(help="What opens many files at once.")] = "processes",
     workers: Annotated[int, typer.Option(min=0, max=256, help="Processes; 0: as many as cores.")] = 0,
     json_: Json = False,
 ) -> None:

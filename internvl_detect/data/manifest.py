@@ -218,9 +218,7 @@ def write_manifest(path: str | Path, rows: Iterable[ManifestRow]) -> Path:
 
 def manifest_hash(rows: Iterable[ManifestRow]) -> str:
     """sha256 (hex) over the rows whatever their order or file format: the hash of their sorted hashes."""
-    digests = sorted(
-        hashlib.sha256(json.dumps(vars(row), sort_keys=True).encode("ascii")).digest() for row in rows
-    )
+    digests = sorted(hashlib.sha256(json.dumps(vars(row), sort_keys=True).encode("ascii")).digest() for row in rows)
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 

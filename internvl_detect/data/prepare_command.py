@@ -18,7 +18,7 @@ from internvl_detect.data.folders import Note
 from internvl_detect.data.jsonl import atomically, dump
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.data.mmtd import with_words
-from internvl_detect.data.prepare import Prepared, PrepareOptions, prepare_rows
+from internvl_detect.data.prepare import DONE, Prepared, PrepareOptions, prepare_rows
 from internvl_detect.data.readers import FoundSet, find_datasets
 from internvl_detect.errors import ConfigError
 
@@ -59,11 +59,16 @@ def prepare_source(
     training = wanted.training()
     validating = parse_choice(wanted.val_choice) if wanted.val_choice.strip() else None
     with finding_log(Path(out) / "findings.jsonl") as note:
-        found = with_words(find_datasets(source, note=note))
+        found = with_words(one for one in find_datasets(source, note=note) if not _is_ours(one))
         options = dataclasses.replace(options, repeat={**weights(found, training), **options.repeat})
         rows = chosen_rows(found, training, validating, note)
         root = source if source.is_dir() else source.parent
         return prepare_rows(rows, root, out, options, note=note, progress=progress, facts=facts)
+
+
+def _is_ours(found: FoundSet) -> bool:
+    """Whether it is what an earlier preparation wrote among the datasets, and none of them."""
+    return (found.root / found.folder / DONE).is_file()
 
 
 def chosen_rows(
