@@ -87,7 +87,7 @@ class TrainConfig(_Section):
     output_dir: str = Field(default="runs/internvl2_8b_lora", min_length=1, description="the run folder")
     weight_path: str = Field(default="", description="the base model's folder, or nano")
     adapter_path: str = Field(default="", description="start from this adapter instead of a new one")
-    data_path: str = Field(default="", description="meta JSON, or a folder holding meta.json")
+    data_path: str = Field(default="", description="meta JSON, a folder of datasets, or a manifest")
     train_data_choice: str = Field(
         default="all", description="names in the meta JSON, by commas; all: all but those validated on"
     )
@@ -200,7 +200,7 @@ def load_train_config(
 
     Raises ConfigError: unreadable file, unknown key, value of the wrong kind.
     """
-    values = _read_yaml(path) if path is not None else {}
+    values = read_yaml(path) if path is not None else {}
     origin = dict.fromkeys(_flat(values), f"{path}")
     _known(values, str(path))
     for name, key in ENVIRONMENT.items():
@@ -235,7 +235,8 @@ def field_help() -> dict[str, str]:
     return out
 
 
-def _read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping of a YAML file of at most 1 MiB; empty for an empty file. Raises ConfigError naming the line."""
     text = read_text(path, what="settings file", max_bytes=2**20)
     try:
         values = yaml.load(text, Loader=_Loader)

@@ -5,3 +5,25 @@ IMAGE_QUESTION = (
     "2)If yes, explain where the artifacts is with one sentence."
 )
 VIDEO_QUESTION = "Tell me if there are synthesis artifacts in the video or not. Must return with yes or no only"
+EXPLAIN_QUESTION = (
+    "Was this {medium} generated or edited? Begin with yes or no. Then describe what was changed and where, and name "
+    "what gives it away: edges, light, shadows, perspective, texture, or things that cannot be so."
+)
+REGION_QUESTION = (
+    "Which part was edited? Say where it lies and give its boxes as [[left, top, right, bottom]], "
+    "in thousandths of the picture's width and height."
+)
+# In front of a question, as a domain tagger's first guess (FakeShield's manner). A guess may be wrong: see data.asking.
+TAG_SENTENCES = {
+    "authentic": "A first look found nothing unusual in this picture.",
+    "ai_generated": "A first look suggests that a generator made the whole of this picture.",
+    "aigc_editing": "A first look suggests that a generator repainted a part of this picture.",
+    "deepfake": "A first look suggests that a face in this picture was swapped or altered.",
+    "photoshop": "A first look suggests that this picture was edited by hand in a photo editor.",
+}
+
+
+def tagged(tag: str, question: str) -> str:
+    """``question`` with the sentence of a domain tag in front; as it is for a tag without one."""
+    sentence = TAG_SENTENCES.get(tag)
+    return f"{sentence} {question}" if sentence else question

@@ -114,7 +114,7 @@ def test_paths_come_from_standard_input(photo, model):
     [
         (["detect", "a.jpg", "--model", "nowhere"], 4, "no folder"),
         (["detect", "a.jpg", "--resume"], 2, "--out"),
-        (["detect"], 2, "Missing argument"),
+        (["detect"], 2, "no file was named"),
         (["detect", "a.jpg", "--frames", "0"], 2, "frames"),
         (["detect", "a.jpg", "--device", "warp"], 2, "device"),
         (["detect", "a.jpg", "--calibration", "absent.json"], 2, "calibration"),

@@ -25,7 +25,7 @@ def commands():
         lines = [line for block in blocks for line in block.splitlines()]
         lines += re.findall(r"`(ivdetect [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
         for line in lines:
-            for part in line.split("|"):
+            for part in line.split(" | "):  # a choice like "ps|CASIA2" is no pipe
                 words = shlex.split(part, comments=True)
                 if words[:1] == ["ivdetect"]:
                     yield page.name, words[1:]

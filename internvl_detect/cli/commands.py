@@ -17,7 +17,9 @@ commands = typer.Typer()
 
 @commands.command()
 def detect(
-    files: Annotated[list[str], typer.Argument(help="Pictures, clips, folders, or - for paths on standard input.")],
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Pictures, clips, folders, or - for paths on standard input.")
+    ] = None,
     model: Model = "nano",
     adapter: Adapter = None,
     explain: Annotated[bool, typer.Option("--explain", "-e", help="Add the model's words.")] = False,
@@ -26,6 +28,10 @@ def detect(
         bool, typer.Option("--regions", help="Ask about every tile alone; say which look fake.")
     ] = False,
     question: Annotated[str | None, typer.Option(help="Ask this instead; yes must mean fake.")] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="A question file (image, text); --explain answers each row's own text.")
+    ] = None,
+    image_root: Annotated[Path | None, typer.Option(help="Folder of its paths; default: the file's own.")] = None,
     json_: Json = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write one JSON line a file here.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out: what has a verdict is left out.")] = False,
@@ -50,6 +56,7 @@ def detect(
       ivdetect detect photo.jpg --explain
       ivdetect detect folder/ --out results.jsonl --resume --report report.html
       find . -name '*.jpg' | ivdetect detect - --json
+      ivdetect detect --questions test.jsonl --explain --fakeshield --out answers.jsonl
     """
     from internvl_detect.detect.command import DetectCommand
 
@@ -67,10 +74,12 @@ def detect(
         fakeshield=fakeshield,
         calibration=calibration,
         verbose=verbose,
+        questions=questions,
+        image_root=image_root,
     )
     options: dict[str, Any] = {"dtype": dtype, "device": device, "attn": attn, "quantize": quantize}
     options |= {"max_tiles": max_tiles, "tile_mode": tile_mode, "question": question, "word_tokens": max_words}
-    raise typer.Exit(command.run(files, model, adapter, **options))
+    raise typer.Exit(command.run(files or [], model, adapter, **options))
 
 
 @commands.command()

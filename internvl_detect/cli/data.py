@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from internvl_detect.cli.data_prepare import data_prepare, data_questions
 from internvl_detect.cli.options import Json
 
 data = typer.Typer(help="Training and test data.", no_args_is_help=True, rich_markup_mode=None)
+data.command("prepare")(data_prepare)
+data.command("questions")(data_questions)
 
 
 @data.command("check")
@@ -49,3 +53,39 @@ def data_samples(
     from internvl_detect.data.sample_set import make_sample_set
 
     typer.echo(make_sample_set(folder, pairs=pairs, test_pairs=max(1, pairs // 2), seed=seed))
+
+
+@data.command("list")
+def data_list(
+    domain: Annotated[str, typer.Option(help="Only ps, df or aigc.")] = "",
+    root: Annotated[Path | None, typer.Option(help="Say which of them this folder holds, and how many files.")] = None,
+    json_: Json = False,
+) -> None:
+    """List the datasets that are known: domain, kind, size, licence.
+
+    \b
+      ivdetect data list --domain ps
+      ivdetect data list --root dataset/
+    """
+    from internvl_detect.data import catalog_text
+
+    here = catalog_text.count_here(root) if root is not None else None
+    typer.echo(json.dumps(catalog_text.list_values(domain, here)) if json_ else catalog_text.list_text(domain, here))
+
+
+@data.command("show")
+def data_show(
+    name: Annotated[str, typer.Argument(help="A dataset, by name or alias.")],
+    json_: Json = False,
+) -> None:
+    """Show all about one dataset: what it holds, how it lies on disk, how to obtain it, its traps.
+
+    \b
+      ivdetect data show CASIA2
+    """
+    from internvl_detect.data import catalog, catalog_text
+
+    if json_:
+        typer.echo(json.dumps(catalog_text.values_of(catalog.dataset_named(name))))
+    else:
+        typer.echo(catalog_text.show_text(name))

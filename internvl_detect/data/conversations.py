@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from internvl_detect.data.choice import ALL, parse_terms
 from internvl_detect.data.findings import Finding, Level, did_you_mean, show
 from internvl_detect.data.index import AnnotationIndex
 from internvl_detect.data.jsonl import BadJson, atomically, dump, parse, read_lines
@@ -217,25 +218,29 @@ def _number(value: Any) -> bool:
 def choose(entries: Iterable[DatasetEntry], choice: str | None) -> list[DatasetEntry]:
     """The datasets named in ``choice``, comma separated, case aside, in that order and each once; all when empty.
 
-    ``domain|NAME`` picks NAME only where the meta gives that domain. Raises ConfigError for a name not there.
+    ``domain|NAME`` picks NAME only where the meta gives that domain, and the names after it only where it gives no
+    other (see ``choice.parse_terms``). Raises ConfigError for a name not there.
     """
     entries = list(entries)
-    words = [word.strip() for word in (choice or "").split(",")]
     picked: dict[str, DatasetEntry] = {}
-    for word in filter(None, words):
-        domain, bar, name = word.rpartition("|")
-        name, domain = name.strip(), domain.strip().lower()
+    for term in parse_terms(choice or ""):
+        name, domain = term.name, term.domain
         same = [e for e in entries if e.name == name] or [e for e in entries if e.name.lower() == name.lower()]
+        if not same and name.lower() == ALL:
+            picked.update((e.name, e) for e in entries if not domain or (e.domain or "").lower() == domain)
+            continue
         if not same:
             hint = did_you_mean(name, [e.name for e in entries])
             raise ConfigError(f"no dataset is called {show(name)}", do=hint)
         if len(same) > 1:
             raise ConfigError(f"{show(name)} may be any of {', '.join(e.name for e in same)}", do="write it exactly")
-        if bar and (same[0].domain or "").lower() != domain:
-            has = f"domain {show(same[0].domain)}" if same[0].domain else 'no "domain" in the meta JSON'
-            raise ConfigError(f"{show(word)}: dataset {same[0].name} has {has}", do=f"write {same[0].name} alone")
+        has = (same[0].domain or "").lower()
+        if domain and has != domain and (has or term.is_stated):  # a domain that goes on asks nothing of sets without
+            has = f"domain {show(same[0].domain)}" if has else 'no "domain" in the meta JSON'
+            word = show(f"{domain}|{name}")
+            raise ConfigError(f"{word}: dataset {same[0].name} has {has}", do=f"write {same[0].name} alone")
         picked[same[0].name] = same[0]
-    if not picked and any(words):
+    if not picked and (choice or "").strip(" ,;\t\n"):
         raise ConfigError(f"no dataset in the choice {show(choice)}")
     return list(picked.values()) if picked else entries
 

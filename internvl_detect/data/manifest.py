@@ -13,14 +13,14 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from internvl_detect.data.conversations import make_row, write_meta
+from internvl_detect.data.conversation_files import write_conversations
+from internvl_detect.data.conversations import make_row
 from internvl_detect.data.findings import did_you_mean, show
 from internvl_detect.data.jsonl import MAX_LINE_BYTES, BadJson, atomically, dump, parse, read_lines, well_formed
 from internvl_detect.data.labels import LABELS, normalise_label, verity
@@ -117,6 +117,7 @@ def read_manifest(
         raise DataError(f"{path} could not be read: {error.strerror or error}") from None
 
 
+@lru_cache(maxsize=256)
 def _column(name: str) -> str:
     name = name.strip().lower()
     return _ALIASES.get(name, name)
@@ -196,14 +197,14 @@ def write_manifest(path: str | Path, rows: Iterable[ManifestRow]) -> Path:
     with atomically(path) as file:
         if str(path).endswith(".jsonl"):
             for row in rows:
-                file.write(dump(dataclasses.asdict(row)).encode("utf-8") + b"\n")
+                file.write(dump(vars(row)).encode("utf-8") + b"\n")
             return Path(path)
         buffer = io.StringIO(newline="")
         minimal = csv.writer(buffer, lineterminator="\n")
         quoted = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
         minimal.writerow(COLUMNS)
         for row in rows:
-            fields = dataclasses.astuple(row)
+            fields = tuple(vars(row).values())  # astuple would copy each text
             # A lone carriage return is left bare by the minimal writer, and ends the row for every reader.
             (quoted if any("\r" in field for field in fields) else minimal).writerow(fields)
             if not well_formed(buffer.getvalue()):
@@ -217,9 +218,7 @@ def write_manifest(path: str | Path, rows: Iterable[ManifestRow]) -> Path:
 
 def manifest_hash(rows: Iterable[ManifestRow]) -> str:
     """sha256 (hex) over the rows whatever their order or file format: the hash of their sorted hashes."""
-    digests = sorted(
-        hashlib.sha256(json.dumps(dataclasses.asdict(row), sort_keys=True).encode("ascii")).digest() for row in rows
-    )
+    digests = sorted(hashlib.sha256(json.dumps(vars(row), sort_keys=True).encode("ascii")).digest() for row in rows)
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
@@ -230,21 +229,27 @@ def split_by_group(rows: Iterable[ManifestRow], fractions: Mapping[str, float], 
     groups the shares are therefore near ``fractions``, not equal to them. Raises ConfigError for fractions that are
     negative or do not sum to 1.
     """
+    shares = check_fractions(fractions)
+    return (dataclasses.replace(row, split=place_group(row.group, shares, seed)) for row in rows)
+
+
+def check_fractions(fractions: Mapping[str, float]) -> dict[str, float]:
+    """Shares by split, as numbers. Raises ConfigError for negative ones and for ones that do not sum to 1."""
     shares = {name: float(share) for name, share in fractions.items()}
     if not shares or min(shares.values()) < 0 or not abs(sum(shares.values()) - 1) <= 1e-6:
         raise ConfigError(f"split fractions {shares}", expected="shares from 0 to 1 that sum to 1")
-    last = [name for name, share in shares.items() if share > 0][-1]
+    return shares
 
-    def place(group: str) -> str:
-        digest = hashlib.blake2b(f"{seed}\n{group}".encode(), digest_size=8).digest()
-        at, edge = int.from_bytes(digest, "big") / 2**64, 0.0
-        for name, share in shares.items():
-            edge += share
-            if at < edge:
-                return name
-        return last
 
-    return (dataclasses.replace(row, split=place(row.group)) for row in rows)
+def place_group(group: str, shares: Mapping[str, float], seed: int) -> str:
+    """The split of a group: by its name and ``seed`` alone."""
+    digest = hashlib.blake2b(f"{seed}\n{group}".encode(), digest_size=8).digest()
+    at, edge = int.from_bytes(digest, "big") / 2**64, 0.0
+    for name, share in shares.items():
+        edge += share
+        if at < edge:
+            return name
+    return [name for name, share in shares.items() if share > 0][-1]
 
 
 def manifest_to_conversations(
@@ -263,27 +268,15 @@ def manifest_to_conversations(
     by split, like {"train": {"data_augment": True, "max_dynamic_patch": 6}}. The same rows give the same bytes.
     ``root`` is what the rows' paths are relative to. Raises OutputError, DataError.
     """
-    out = Path(out_dir)
-    datasets: dict[str, dict[str, Any]] = {}
-    files: dict[str, BinaryIO] = {}
-    try:
-        shown_root = Path(os.path.relpath(root, out)).as_posix()
-    except ValueError:  # another drive
-        shown_root = Path(os.path.abspath(root)).as_posix()
-    with ExitStack() as stack:
+    splits: dict[str, str] = {}
+
+    def pairs() -> Iterator[tuple[str, dict[str, Any]]]:
         for row in rows:
             dataset = f"{name}_{row.split}" if row.split else name
-            if any(c in dataset for c in '/\\,|:\0"') or dataset.startswith("."):
-                raise ConfigError(f"{show(dataset)} cannot name a dataset and its file", expected="letters and digits")
-            if dataset not in files:
-                files[dataset] = stack.enter_context(atomically(out / f"{dataset}.jsonl"))
-                given = {"root": shown_root, "annotation": f"{dataset}.jsonl", "data_augment": False, "repeat_time": 1}
-                datasets[dataset] = {**given, **(settings or {}).get(row.split, {}), "length": 0}
-            files[dataset].write(dump(conversation(row, explain)).encode("utf-8") + b"\n")
-            datasets[dataset]["length"] += 1
-    if not datasets:
-        raise DataError("a manifest without rows", do="nothing was written")
-    return write_meta(out / "meta.json", dict(sorted(datasets.items())))
+            splits[dataset] = row.split
+            yield dataset, conversation(row, explain)
+
+    return write_conversations(pairs(), out_dir, root=root, settings=lambda d: (settings or {}).get(splits[d], {}))
 
 
 def conversation(row: ManifestRow, explain: Callable[[ManifestRow], str | None] | None = None) -> dict[str, Any]:

@@ -51,7 +51,8 @@ class Sample:
     ``images`` and ``video`` are absolute paths. ``turns`` are (role, text), role "user" or "assistant" in turn,
     beginning with "user" and ending with "assistant"; the user texts hold exactly one ``<image>`` per image; that of
     a clip begins with ``<video>`` and a newline. ``label`` is what the row says, else what its first answer says.
-    ``clip_s`` bounds a video to (start, end) seconds. ``max_tiles`` is None where the dataset does not set it.
+    ``clip_s`` bounds a video to (start, end) seconds. ``max_tiles`` is None where the dataset does not set it. ``mask``
+    is the absolute path of the picture that marks what was edited, where the row names one.
     """
 
     dataset: str
@@ -67,6 +68,7 @@ class Sample:
     id: str | None = None
     clip_s: tuple[float, float] | None = None
     file: str = ""
+    mask: str | None = None
 
     @property
     def kind(self) -> str:
@@ -240,6 +242,7 @@ class _Reader:
         media = self.attempt(self.media, row)
         said = self.attempt(self.turns, row)
         clip = self.attempt(self.clip, row)
+        mask = self.attempt(self.path, row["mask"], "mask") if row.get("mask") not in (None, "") else None
         if media is None or said is None:
             raise _Reject
         (images, video), (turns, system) = media, said
@@ -265,6 +268,7 @@ class _Reader:
             id=self.text(row, "id"),
             clip_s=clip if video is not None else None,
             file=source.file,
+            mask=mask,
         )
 
 

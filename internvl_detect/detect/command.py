@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_detect.detect.inputs import find_media
+from internvl_detect.detect.question_rows import Asked, asked_rows
 from internvl_detect.detect.results_file import ResultsFile, encode_row, load_rows
 from internvl_detect.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError
 from internvl_detect.progress import progress_bar
@@ -33,20 +34,22 @@ class DetectCommand:
     fakeshield: bool = False
     calibration: Path | None = None
     verbose: bool = False
+    questions: Path | None = None
+    image_root: Path | None = None
 
     def run(self, arguments: Sequence[str], model: str, adapter: str | None, **options: Any) -> int:
-        """Judge everything that ``arguments`` mean and give the exit code.
+        """Judge everything that ``arguments``, or the question file, mean and give the exit code.
 
         0 when every file has a verdict, 1 when some failed, the first failure's own code when all did.
         """
         if self.resume and self.out is None:
             raise ConfigError("--resume without --out", expected="the file to go on with", do="add --out FILE")
-        paths = find_media(arguments)
+        files = self._files(arguments)
         with contextlib.ExitStack() as stack:
             results = stack.enter_context(ResultsFile(self.out, resume=self.resume)) if self.out else None
-            left = [p for p in paths if p not in results.done] if results else paths
-            if len(left) < len(paths):
-                _say(f"{len(paths) - len(left)} of {len(paths)} files have a verdict already")
+            left = [f for f in files if _key(f) not in results.done] if results else files
+            if len(left) < len(files):
+                _say(f"{len(files) - len(left)} of {len(files)} files have a verdict already")
             if not left:
                 return EXIT_OK
             detector = self._detector(model, adapter, options)
@@ -54,38 +57,48 @@ class DetectCommand:
             codes: list[int] = []
             rows = self._handled(self._judged(detector, left), results, done, codes)
             if self.as_json:
-                for row in rows:
-                    sys.stdout.buffer.write(encode_row(self._row(row)))
+                for _, content in rows:
+                    sys.stdout.buffer.write(encode_row(content))
                     sys.stdout.flush()
             else:
                 from rich.console import Console
 
                 from internvl_detect.report.terminal import print_rows
 
-                print_rows(rows, Console(), verbose=self.verbose)
+                print_rows((row for row, _ in rows), Console(), verbose=self.verbose)
             if self.report:
                 self._write_report(done, detector)
         return self._end(codes, bool(results and results.done))
 
+    def _files(self, arguments: Sequence[str]) -> Sequence[str | Asked | Failure]:
+        if self.questions is None:
+            if self.image_root is not None:
+                raise ConfigError("--image-root without --questions", do="give the folder itself to judge it")
+            return find_media(arguments)
+        if arguments:
+            raise ConfigError("files are named beside --questions", expected="one or the other")
+        return asked_rows(self.questions, self.image_root)
+
     def _handled(
         self,
-        rows: Iterator[Verdict | Failure],
+        rows: Iterator[tuple[Verdict | Failure, str]],
         results: ResultsFile | None,
         done: list[Verdict | Failure],
         codes: list[int],
-    ) -> Iterator[Verdict | Failure]:
-        """The rows as they come, each stored before it is shown."""
-        for row in rows:
+    ) -> Iterator[tuple[Verdict | Failure, dict[str, Any]]]:
+        """The rows as they come, with their JSON form, each stored before it is shown."""
+        for row, question in rows:
             codes.append(row.exit_code if isinstance(row, Failure) else EXIT_OK)
+            content = self._row(row) | ({"question": question} if question else {})
             if results:
-                results.write(self._row(row))
+                results.write(content)
             if self.masks and isinstance(row, Verdict):
                 from internvl_detect.report.overlay import write_masks
 
                 write_masks(row, self.masks)
             if self.report:
                 done.append(row)
-            yield row
+            yield row, content
 
     def _detector(self, model: str, adapter: str | None, options: dict[str, Any]) -> Any:
         from internvl_detect.detect.calibrate_files import read_calibration
@@ -103,14 +116,16 @@ class DetectCommand:
             _say(f"{detector.loaded.name}: {note}")
         return detector
 
-    def _judged(self, detector: Any, paths: list[str]) -> Iterator[Verdict | Failure]:
+    def _judged(self, detector: Any, files: Sequence[str | Asked | Failure]) -> Iterator[tuple[Verdict | Failure, str]]:
+        """Each row with the question of its file, where a question file gave one."""
         rows_are_shown = not self.as_json and sys.stdout.isatty()  # then they are the progress
-        with progress_bar("judging", len(paths), shown=not rows_are_shown) as step:
+        with progress_bar("judging", len(files), shown=not rows_are_shown) as step:
             options = {"explain": self.explain, "frames": self.frames, "regions": self.regions}
             batches = {"batch_size": self.batch_size, "workers": self.workers}
-            for row in detector.detect_many(paths, **options, **batches):
+            rows = detector.detect_many(files, **options, **batches)
+            for file, row in zip(files, rows, strict=True):
                 step(1)
-                yield row
+                yield row, file.question if isinstance(file, Asked) else ""
 
     def _row(self, row: Verdict | Failure) -> dict[str, Any]:
         content = row.to_dict()
@@ -140,6 +155,10 @@ class DetectCommand:
         if not failed:
             return EXIT_OK
         return failed[0] if len(failed) == len(codes) and not some_before else EXIT_SOME_FAILED
+
+
+def _key(file: str | Asked | Failure) -> str:
+    return file if isinstance(file, str) else file.key if isinstance(file, Asked) else file.path
 
 
 def _say(text: str) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from internvl_detect.detect.aggregate import synthetic_stretch
 from internvl_detect.detect.jobs import Asker, Job, score_of
+from internvl_detect.detect.question_rows import Asked
 from internvl_detect.errors import EXIT_INTERNAL, ConfigError, IvdetectError, MediaError
 from internvl_detect.media.image import Image, Limits, open_image
 from internvl_detect.media.source import HEAD, name_of, sniff, sniff_file
@@ -100,7 +101,7 @@ class Detector:
 
     def detect_many(
         self,
-        paths: Iterable[str | Path],
+        paths: Iterable[str | Path | Asked | Failure],
         *,
         explain: bool = False,
         frames: int = 8,
@@ -110,13 +111,15 @@ class Detector:
     ) -> Iterator[Verdict | Failure]:
         """Judge many files, in their order; a bad one becomes a Failure and the rest goes on.
 
+        An Asked has a question of its own, which the words answer; the score is that of the standard question. A
+        Failure is passed on in its place.
         ``workers`` threads decode ahead while the model works on up to ``batch_size`` files at a time.
         """
         if batch_size < 1 or workers < 1:
             raise ConfigError(f"batch_size {batch_size}, workers {workers}", expected="at least 1 each")
         source = iter(paths)
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        waiting: deque[tuple[str, Future[Job]]] = deque()
+        waiting: deque[tuple[str, Future[Job | Failure]]] = deque()
 
         def read_ahead() -> None:
             while len(waiting) < 2 * batch_size:
@@ -124,7 +127,13 @@ class Detector:
                     path = next(source)
                 except StopIteration:
                     return
-                waiting.append((str(path), pool.submit(self._open, path, frames, regions)))
+                if isinstance(path, Failure):
+                    waiting.append((path.path, Future()))
+                    waiting[-1][1].set_result(path)
+                    continue
+                asked = path if isinstance(path, Asked) else Asked(str(path))
+                own = asked.own if explain else ""
+                waiting.append((asked.path, pool.submit(self._open, asked.path, frames, regions, own)))
 
         try:
             read_ahead()
@@ -155,16 +164,16 @@ class Detector:
             out.append(failed.get(id(item)) or (self._verdict(item) if isinstance(item, Job) else item))
         return out
 
-    def _open(self, media: Media, frames: int, regions: bool) -> Job:
-        """Decode one file and cut its tiles; runs in a thread."""
+    def _open(self, media: Media, frames: int, regions: bool, own: str = "") -> Job:
+        """Decode one file and cut its tiles; runs in a thread. ``own``: a question of its own, for the words."""
         began = time.perf_counter()
         opened = self._read(media, frames)
         decoded = time.perf_counter()
         job = Job(name_of(media), opened, [], [], [], {"open_s": decoded - began})
         if isinstance(opened, Image):
-            self._add_picture(job, opened, regions)
+            self._add_picture(job, opened, regions, own)
         else:
-            self._add_clip(job, opened)
+            self._add_clip(job, opened, own)
         job.timings["tile_s"] = time.perf_counter() - decoded
         return job
 
@@ -180,8 +189,10 @@ class Detector:
             return open_video(media, frames=frames, limits=self.video_limits)
         return open_image(media, limits=self.limits)  # says what it is when it is neither
 
-    def _add_picture(self, job: Job, image: Image, regions: bool) -> None:
+    def _add_picture(self, job: Job, image: Image, regions: bool, own: str) -> None:
         tiles = cut_tiles(image.rgb, self.tiles)
+        if own:
+            job.own = Request(self._encode(own, [len(tiles)], "image"), tiles.pixels)
         job.requests.append(self._question(tiles.pixels))
         job.roles.append("picture")
         if not regions:
@@ -193,14 +204,18 @@ class Detector:
                 left, top, right, bottom = box
                 job.boxes.append((round(left), round(top), round(right), round(bottom)))
 
-    def _add_clip(self, job: Job, clip: Clip) -> None:
+    def _add_clip(self, job: Job, clip: Clip, own: str) -> None:
         alone = dataclasses.replace(self.tiles, min_tiles=1, max_tiles=self.loaded.settings.frame_tiles)
-        if self.loaded.settings.clip_score == "prompt":
+        by_prompt = self.loaded.settings.clip_score == "prompt"
+        if by_prompt or own:
             whole = dataclasses.replace(self.tiles, mode="dynamic", min_tiles=1, max_tiles=1, thumbnail=False)
             frames = [cut_tiles(frame, whole).pixels for frame in clip.frames]
-            ids = self._encode(self.video_question, [len(f) for f in frames], "video")
-            job.requests.append(Request(ids, np.concatenate(frames)))
+            counts, pixels = [len(f) for f in frames], np.concatenate(frames)
+        if by_prompt:
+            job.requests.append(Request(self._encode(self.video_question, counts, "video"), pixels))
             job.roles.append("clip")
+        if own:
+            job.own = Request(self._encode(own, counts, "video"), pixels)
         for frame in dict(zip(clip.indices, clip.frames, strict=True)).values():
             job.requests.append(self._question(cut_tiles(frame, alone).pixels))
             job.roles.append("frame")
@@ -266,7 +281,7 @@ def _frames(job: Job, clip: Clip) -> tuple[Frame, ...]:
     return tuple(Frame(i, t, s) for (i, t), s in zip(times.items(), scores, strict=True))
 
 
-def _outcome(name: str, future: Future[Job]) -> Job | Failure:
+def _outcome(name: str, future: Future[Job | Failure]) -> Job | Failure:
     try:
         return future.result()
     except IvdetectError as error:

@@ -24,7 +24,10 @@ PADDED_AT_MOST = 0.8  # the shortest prompt of a batch is at least this share of
 
 @dataclass
 class Job:
-    """One file on its way: its requests, then their log odds, in the same order."""
+    """One file on its way: its requests, then their log odds, in the same order.
+
+    ``own`` is the file's own question, where it has one: the words answer it, and the score does not depend on it.
+    """
 
     name: str
     media: Image | Clip
@@ -35,6 +38,7 @@ class Job:
     odds: list[float] = field(default_factory=list)
     kind_of_fake: str | None = None
     words: str | None = None
+    own: Request | None = None
 
     def scores(self, role: str) -> list[float]:
         """P(fake) of the requests of one role, in order."""
@@ -62,6 +66,26 @@ class Asker:
                 if self.looks_fake(job) or explain:
                     self._follow_up(self.answerer.prefill([job.requests[worst]]), [job], explain)
                     job.timings["words_s"] = job.timings.get("words_s", 0.0) + time.perf_counter() - began
+        if explain:
+            self._answer_own([job for job in jobs if job.own is not None])
+
+    def _answer_own(self, jobs: list[Job]) -> None:
+        """Words for files that have a question of their own."""
+        if not jobs:
+            return
+        began = time.perf_counter()
+        try:
+            answers = self.answerer.words(self.answerer.prefill([job.own for job in jobs if job.own]), self.word_tokens)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            if len(jobs) == 1:
+                raise _too_large(jobs[0]) from error
+            half = len(jobs) // 2
+            self._answer_own(jobs[:half])
+            self._answer_own(jobs[half:])
+            return
+        for job, words in zip(jobs, answers, strict=True):
+            job.words = words
+            job.timings["words_s"] = job.timings.get("words_s", 0.0) + (time.perf_counter() - began) / len(jobs)
 
     def _ask_group(self, group: list[tuple[Job, int]], explain: bool) -> None:
         began = time.perf_counter()
@@ -70,10 +94,7 @@ class Asker:
             state = self.answerer.prefill([job.requests[at] for job, at in group], keep_cache=bool(pictures))
         except (torch.OutOfMemoryError, MemoryError) as error:
             if len(group) == 1:
-                raise ResourceError(
-                    f"memory ran out on {group[0][0].name}",
-                    do="use fewer tiles (--max-tiles), fewer frames, or --dtype bfloat16",
-                ) from error
+                raise _too_large(group[0][0]) from error
             half = len(group) // 2
             self._ask_group(group[:half], explain)
             self._ask_group(group[half:], explain)
@@ -104,12 +125,17 @@ class Asker:
         fakes = [row for row, job in enumerate(jobs) if self.looks_fake(job)]
         for row, kind in zip(fakes, self.answerer.kinds(state, fakes), strict=True):
             jobs[row].kind_of_fake = kind
-        if explain:
+        if explain and any(job.own is None for job in jobs):
             for job, words in zip(jobs, self.answerer.words(state, self.word_tokens), strict=True):
                 job.words = words
 
     def looks_fake(self, job: Job) -> bool:
         return self.calibration.probability(score_of(job)) >= 0.5
+
+
+def _too_large(job: Job) -> ResourceError:
+    advice = "use fewer tiles (--max-tiles), fewer frames, or --dtype bfloat16"
+    return ResourceError(f"memory ran out on {job.name}", do=advice)
 
 
 def score_of(job: Job) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from internvl_detect.detect.question_rows import row_key
 from internvl_detect.errors import ConfigError, OutputError
 from internvl_detect.verdict import Failure, Verdict, from_row
 
@@ -29,7 +30,8 @@ def encode_row(row: Mapping[str, Any]) -> bytes:
 
 
 class ResultsFile:
-    """A JSONL file open for appending. ``done`` holds the ``path`` of every row without an error that it began with."""
+    """A JSONL file open for appending. ``done`` holds the key (``row_key``) of every row without an error that it
+    began with."""
 
     def __init__(self, path: str | Path, *, resume: bool = False) -> None:
         self.path = Path(path)
@@ -94,7 +96,7 @@ class ResultsFile:
                         do="choose another name",
                     )
                 if row.get("error") is None:
-                    self.done.add(row["path"])
+                    self.done.add(row_key(row["path"], str(row.get("question") or "")))
                     kept.append(line if line.endswith(b"\n") else line + b"\n")
         temporary = self.path.with_name(self.path.name + ".partial")
         temporary.write_bytes(b"".join(kept))

@@ -33,6 +33,7 @@ from internvl_detect.train.corpus import Corpus, Encoding, open_corpus, overlap
 from internvl_detect.train.dataset import Rows, append_line
 from internvl_detect.train.outcome import RunResult
 from internvl_detect.train.packing import plan_run
+from internvl_detect.train.prepared import with_prepared_data
 from internvl_detect.train.run_folder import RunFolder
 from internvl_detect.train.setup import (
     check_environment,
@@ -78,8 +79,11 @@ def _run(config: TrainConfig) -> RunResult:
     began = time.monotonic()
     state = PartialState(cpu=not torch.cuda.is_available())
     main, world = state.is_main_process, state.num_processes
-    corpus = open_corpus(config, config.train_data_choice, seed=config.seed, without=config.val_data_choice)
-    checked = open_corpus(config, config.val_data_choice, seed=config.seed) if config.val_data_choice.strip() else None
+    data = with_prepared_data(config) if main else config
+    state.wait_for_everyone()
+    data = data if main else with_prepared_data(config, main=False)
+    corpus = open_corpus(data, data.train_data_choice, seed=config.seed, without=data.val_data_choice)
+    checked = open_corpus(data, data.val_data_choice, seed=config.seed) if data.val_data_choice.strip() else None
     manifest = {"training": corpus.manifest} | ({"validation": checked.manifest} if checked else {})
     folder = run_folder.open_run(config, manifest) if main else None
     state.wait_for_everyone()
