@@ -39,17 +39,15 @@ class Copy:
     bits: int = 0
 
 
-def exact_copies(table: SurveyTable) -> list[Copy]:
-    """Files of the same bytes. Each file is told at most once a kind, with the first file that shows it."""
+def exact_copies(table: SurveyTable) -> Iterator[Copy]:
+    """Files of the same bytes, in order. Each file is told at most once a kind, with the first file that shows it."""
     usable = np.flatnonzero(table["state"] == FINE)
     _, classes = np.unique(table["sha"][usable], return_inverse=True)
-    return sorted(
-        _copies(table, usable, classes, lambda row: [], lambda a, b: 0, near=False), key=lambda c: (c.file, c.kind)
-    )
+    return _copies(table, usable, classes, lambda row: [], lambda a, b: 0, near=False)
 
 
-def near_copies(table: SurveyTable, note: Callable[[str], None] = lambda text: None) -> list[Copy]:
-    """Pictures that look the same, of different bytes and of different groups; flat pictures are left out.
+def near_copies(table: SurveyTable, note: Callable[[str], None] = lambda text: None) -> Iterator[Copy]:
+    """Pictures that look the same, of different bytes and groups, in order; flat pictures are left out.
 
     ``note`` is told when so many look alike that not all pairs were compared or kept.
     """
@@ -61,8 +59,7 @@ def near_copies(table: SurveyTable, note: Callable[[str], None] = lambda text: N
     def bits(a: int, b: int) -> int:
         return int(np.bitwise_count(words[a] ^ words[b]).sum())
 
-    found = _copies(table, usable, classes.reshape(-1), neighbours, bits, near=True)
-    return sorted(found, key=lambda c: (c.file, c.kind))
+    return _copies(table, usable, classes.reshape(-1), neighbours, bits, near=True)
 
 
 def alike(
@@ -129,12 +126,21 @@ def _copies(
     ``usable`` are the files in order, ``classes`` their classes. A class keeps the first two files of each (split,
     verdict) that differ in group (or, where bytes are compared, the first), so that size does not matter.
     """
-    sizes = np.bincount(classes, minlength=1)
+    if not len(classes):
+        return
+    sizes = np.bincount(classes)
     crowded = np.array([size > 1 or bool(neighbours(row)) for row, size in enumerate(sizes.tolist())])
-    places = np.flatnonzero(crowded[classes]) if len(classes) else np.zeros(0, int)
-    split, group, sha = table["split"], table["group"], table["sha"]
+    places = np.flatnonzero(crowded[classes])
+    split, group, sha, name = table["split"], table["group"], table["sha"], table["name"]
     real = np.array([text == "real" for text in table.texts("label")])[table["label"]]
     held: dict[int, dict[tuple[int, bool], list[int]]] = {}
+
+    def is_no_news(kind: Kind, file: int, before: int) -> bool:
+        """One file in two rows; and, of pictures that look alike, the same bytes or one group in one split."""
+        if name[file] == name[before]:
+            return True
+        return near and bool(sha[file] == sha[before] or (kind != "leak" and group[file] == group[before]))
+
     for place in places.tolist():
         file, one = int(usable[place]), int(classes[place])
         traits = (int(split[file]), bool(real[file]))
@@ -142,8 +148,7 @@ def _copies(
         for other_traits, earlier in _held(held, one, neighbours(one)):
             kind: Kind = _kind(traits, other_traits, table)
             before = int(usable[earlier])
-            same_source = near and (group[file] == group[before] or sha[file] == sha[before])
-            if kind in told or (same_source and (kind != "leak" or sha[file] == sha[before])):
+            if kind in told or is_no_news(kind, file, before):
                 continue
             told.add(kind)
             if kind != "plain":
@@ -160,7 +165,7 @@ def _copies(
 def _held(
     held: dict[int, dict[tuple[int, bool], list[int]]], one: int, others: Iterable[int]
 ) -> Iterator[tuple[tuple[int, bool], int]]:
-    for name in (one, *sorted(others)):
+    for name in (one, *others):
         for traits, firsts in held.get(name, {}).items():
             for place in firsts:
                 yield traits, place

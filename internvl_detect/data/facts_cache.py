@@ -29,6 +29,7 @@ _TABLE = (
 # What the facts are and how they are made; another version's are made again.
 _VERSION = f"1 {' '.join(NAMES)}"
 _MOST_BOUND = 200
+_PATIENCE_S = 5.0  # with another run that writes
 
 
 class FactsCache:
@@ -120,13 +121,14 @@ def _connect(path: Path, note: Callable[[str], None]) -> sqlite3.Connection | No
 
 def _open_ours(path: Path) -> sqlite3.Connection | str:
     """The connection, or what is wrong. Raises sqlite3.OperationalError where another program holds a lock."""
-    connection = _plain(path)
+    connection = sqlite3.connect(path, timeout=_PATIENCE_S)
     try:
+        _prepare(connection)
         if connection.execute("PRAGMA application_id").fetchone()[0] != _OURS:
             problem = "it is another program's file"
         elif connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             problem = "it is damaged"
-        elif connection.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()[:3] != _schema():
+        elif connection.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall() != _schema():
             problem = "it is of another version, or not made by this program"
         else:
             return connection
@@ -140,7 +142,8 @@ def _open_ours(path: Path) -> sqlite3.Connection | str:
 
 
 def _new(path: Path) -> sqlite3.Connection:
-    connection = _plain(path)
+    connection = sqlite3.connect(path, timeout=_PATIENCE_S)
+    _prepare(connection)
     with connection:
         connection.execute(f"PRAGMA application_id = {_OURS}")
         connection.execute(_TABLE)
@@ -148,11 +151,9 @@ def _new(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _plain(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=5)
+def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA trusted_schema = OFF")
-    connection.execute("PRAGMA synchronous = OFF")  # a kill loses nothing; after a power cut the check above speaks
-    return connection
+    connection.execute("PRAGMA synchronous = OFF")  # a kill loses nothing; after a power cut quick_check speaks
 
 
 def _version_view() -> str:

@@ -200,14 +200,17 @@ def _copy(table: SurveyTable, copy: Copy, near: str) -> Finding:
     other = show(table.path(copy.earlier), 200)
     how = f"looks like {other} ({copy.bits} of 128 bits differ)" if near else f"has the very bytes of {other}"
     level: Level = "warning" if near or copy.kind == "plain" else "error"
+    labels, splits = (
+        [table.texts(column)[table.number(column, i)] for i in (copy.file, copy.earlier)]
+        for column in ("label", "split")
+    )
     if copy.kind == "leak":
-        here, there = (show(table.texts("split")[table.number("split", i)], 40) for i in (copy.file, copy.earlier))
-        problem = f"is in split {here} and {how}, in split {there}"
+        problem = f"is in split {show(splits[0], 40)} and {how}, in split {show(splits[1], 40)}"
+        problem += f"; one is labelled {labels[0]}, the other {labels[1]}" if labels[0] != labels[1] else ""
         hint = "give copies one group_id and split by group" if near else "leave one out, or a test measures memory"
         return _finding(table, level, f"{near}duplicate-leak", copy.file, problem, hint)
     if copy.kind == "label":
-        here, there = (table.texts("label")[table.number("label", i)] for i in (copy.file, copy.earlier))
-        problem = f"is labelled {here} and {how}, labelled {there}"
+        problem = f"is labelled {labels[0]} and {how}, labelled {labels[1]}"
         hint = "right for an edited picture and its original; give them one group_id" if near else "one label is wrong"
         return _finding(table, level, f"{near}duplicate-label", copy.file, problem, hint)
     return _finding(table, level, f"{near}duplicate", copy.file, how, "copies count double" if not near else "")

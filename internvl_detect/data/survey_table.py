@@ -32,16 +32,17 @@ class Names:
     """Texts by number, each kept once; from ``MAX_NAMES`` on they share the last number."""
 
     def __init__(self) -> None:
-        self.numbers: dict[str, int] = {"": 0}
+        self.numbers: dict[str, int] = {}
+        self.texts: list[str] = []
+        self("")
 
     def __call__(self, text: str) -> int:
-        if text in self.numbers or len(self.numbers) < MAX_NAMES:
-            return self.numbers.setdefault(text, len(self.numbers))
-        return self.numbers.setdefault("(others)", MAX_NAMES)
-
-    def texts(self) -> list[str]:
-        """In the order of their numbers."""
-        return list(self.numbers)
+        if text not in self.numbers:
+            text = text if len(self.texts) < MAX_NAMES else "(others)"
+        if text not in self.numbers:
+            self.numbers[text] = len(self.texts)
+            self.texts.append(text)
+        return self.numbers[text]
 
 
 class SurveyTable:
@@ -69,7 +70,7 @@ class SurveyTable:
 
     def texts(self, column: str) -> list[str]:
         """What the numbers of a column of texts mean."""
-        return self.names[column].texts()
+        return self.names[column].texts
 
     def path(self, index: int) -> str:
         """The path of one file, as the row gave it."""

@@ -54,7 +54,7 @@ class Comparison:
     """The real files against the fake ones of one ``label`` ("fake": all of them) in one ``dataset`` ("": all).
 
     ``values`` says of each feature what the two sides have, commonest first: {feature: {"real": [(text, share)], ...}};
-    of numbers it has the quartiles, as [("25%", number), ...].
+    of numbers it has the 5, 50 and 95 % points, as [("5%", number), ...].
     """
 
     dataset: str
@@ -76,7 +76,7 @@ class Comparison:
         for name, sides in self.values.items():
             features[name]["values"] = {s: [[text, round(n, 4)] for text, n in pairs] for s, pairs in sides.items()}
         head = {"dataset": self.dataset, "label": self.label, "n_real": self.n_real, "n_fake": self.n_fake}
-        return {**head, "features": features, "warnings": [text for _, text, _ in warnings_of(self)]}
+        return {**head, "features": features, "warnings": warnings_of(self)}
 
 
 def compare(found: Survey) -> list[Comparison]:
@@ -88,7 +88,7 @@ def compare(found: Survey) -> list[Comparison]:
     if not real.any() or not fake.any():
         return []
     features = features_of(table)
-    groups = table["group"]
+    groups = np.where(table["own_group"] > 0, table["sha"], table["group"])  # copies of a file are one source
     kinds = sorted(set(labels[fake].tolist()))
     asked = [("", "fake", real, fake)] if len(kinds) > 1 else []
     asked += [("", kind, real, fake & (labels == kind)) for kind in kinds]
@@ -123,50 +123,55 @@ def _comparison(
 def _values(column: Column) -> list[tuple[str, float]]:
     if column.names is None:
         known = column.values[np.isfinite(column.values)]
-        points = np.quantile(known, (0.25, 0.5, 0.75)).tolist() if len(known) else []
-        return list(zip(("25%", "50%", "75%"), points, strict=False))
+        points = np.quantile(known, (0.05, 0.5, 0.95)).tolist() if len(known) else []
+        return list(zip(("5%", "50%", "95%"), points, strict=False))
     counts = np.bincount(column.values, minlength=len(column.names)) / len(column.values)
     order = np.argsort(-counts, kind="stable")[:_SHOWN]
     return [(column.names[i], float(counts[i])) for i in order.tolist() if counts[i] > 0]
 
 
-def warnings_of(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """(feature, what it gives away, what to do), the strongest first; only where the interval lies clear of chance."""
+def warnings_of(comparison: Comparison) -> list[dict[str, str]]:
+    """``feature``, ``text`` (what it gives away) and ``to_do``, the strongest first; only what lies clear of chance.
+
+    Nothing is to be done about "all" itself: a model that scores no better has learnt the set, not forgeries.
+    """
     found = []
     for name, shortcut in sorted(comparison.shortcuts.items(), key=lambda item: -item[1].auc):
         if not shortcut.low > _WEAK:  # NaN is not
             continue
         how = "be told" if shortcut.low > _CERTAIN else "often be told" if shortcut.low > _STRONG else "be guessed"
-        figures = f"AUC {shortcut.auc:.2f}, 95% interval {shortcut.low:.2f} to {shortcut.high:.2f}"
-        text = f"{comparison.title}: by {WORDS[name]} the label can {how} ({figures})"
-        sides = comparison.values.get(name)
-        if sides:
-            said = [
-                _in_words(side if side == "real" else comparison.label, sides[side], comparison.different[name][side])
-                for side in ("real", "fake")
-            ]
+        text = (
+            f"by {WORDS[name]} the label can {how} (AUC {shortcut.auc:.2f}, {shortcut.low:.2f} to {shortcut.high:.2f})"
+        )
+        if sides := comparison.values.get(name):
+            labels = {"real": "real", "fake": comparison.label}
+            said = [_in_words(labels[s], sides[s], comparison.different[name][s]) for s in ("real", "fake")]
             text += f": {said[0]}; {said[1]}"
-        todo = _TO_DO.get(name, "a model that scores no better than this has learnt the set, not forgeries")
-        found.append((name, text, todo))
+        found.append({"feature": name, "text": text, "to_do": _TO_DO.get(name, "")})
     return found
 
 
 def as_findings(comparisons: Sequence[Comparison]) -> list[Finding]:
     """The warnings as findings of the code ``shortcut``."""
     return [
-        Finding("warning", "shortcut", one.dataset or "all files", 0, text, todo, one.dataset)
+        Finding(
+            *("warning", "shortcut", one.dataset or "all files", 0),
+            f"{one.title}: {told['text']}",
+            told["to_do"],
+            one.dataset,
+        )
         for one in comparisons
-        for _, text, todo in warnings_of(one)
+        for told in warnings_of(one)
     ]
 
 
 def _in_words(side: str, pairs: list[tuple[str, float]], different: int) -> str:
-    """For example "every real file is 300x300 or 340x340", "a tampered file has 0.52 (half of them 0.4 to 0.6)"."""
+    """For example "every real file is 300x300 or 340x340", "fake files have 0.52 (nine in ten: 0.4 to 0.6)"."""
     if not pairs:
         return f"nothing known of {side} files"
-    if pairs[0][0] == "25%":
+    if pairs[0][0] == "5%":
         low, middle, high = (f"{value:.3g}" for _, value in pairs)
-        return f"{side} files have {middle}" + (f" (the middle half {low} to {high})" if low != high else "")
+        return f"{side} files have {middle}" + (f" (nine in ten: {low} to {high})" if low != high else "")
     names = [name for name, _ in pairs]
     if different == len(pairs):
         return f"every {side} file is {' or '.join(names)}"

@@ -203,7 +203,7 @@ def auc_by_folds(scores: Array, fake: Array, folds: Array, groups: Array, level:
         return Shortcut(math.nan, math.nan, math.nan)
     weights = pairs / pairs.sum()
     values = np.array([auc(scores[p].tolist(), fake[p].tolist()) for p in parts])
-    mean = float(weights @ values)
+    mean = float(pairs @ values / pairs.sum())
     _, where = np.unique(groups, return_inverse=True)
     pull = np.zeros(int(where.max()) + 1)
     for part, weight, value in zip(parts, weights, values, strict=True):

@@ -66,8 +66,12 @@ def to_json(report: Mapping[str, Any]) -> str:
 def to_text(report: Mapping[str, Any]) -> str:
     """For a terminal: shortcuts in words, then counts, then ``SHOWN`` findings of each code, errors last."""
     lines = []
-    for comparison in report["shortcuts"]:
-        lines += [f"SHORTCUT {visible(text)}" for text in comparison["warnings"]]
+    for comparison in map(_comparison, report["shortcuts"]):
+        if comparison["warnings"]:
+            lines.append(f"Shortcuts, {comparison['title']} ({comparison['n_real']} and {comparison['n_fake']} files):")
+            lines += [f"  {text}" for text in comparison["warnings"]]
+            if comparison["to_do"]:
+                lines.append(f"  What to do: {'; '.join(comparison['to_do'])}.")
     for row in report["counts"]:
         name = ", ".join(visible(row[k], 80) for k in ("dataset", "split", "label") if row[k])
         lines.append(f"{name}: {row['usable']} of {row['files']} files usable, {row['masks']} masks")
@@ -102,7 +106,6 @@ def render(report: Mapping[str, Any], *, sheet: Sequence[Cell] = ()) -> Iterator
         n_warnings=report["n_warnings"],
         version=report["version"],
         notes=[visible(note) for note in report["notes"]],
-        warnings=[visible(text) for one in report["shortcuts"] for text in one["warnings"]],
         features=_FEATURES,
         comparisons=[_comparison(one) for one in report["shortcuts"]],
         counts=[{k: visible(v, 80) if isinstance(v, str) else v for k, v in row.items()} for row in report["counts"]],
@@ -116,7 +119,8 @@ def render(report: Mapping[str, Any], *, sheet: Sequence[Cell] = ()) -> Iterator
 
 
 def _comparison(given: Mapping[str, Any]) -> dict[str, Any]:
-    title = f"real against {visible(given['label'], 40)}"
+    name = visible(given["dataset"], 80)
+    title = f"real against {visible(given['label'], 40)}" + (f" in {name}" if name else "")
     cells = []
     for name in _FEATURES:
         figures = given["features"].get(name) or {}
@@ -124,8 +128,14 @@ def _comparison(given: Mapping[str, Any]) -> dict[str, Any]:
         told = "" if value is None else f"{value:.2f}"
         tone = "" if low is None else "strong" if low > 0.7 else "weak" if low > 0.55 else ""
         cells.append({"value": told, "range": "" if low is None else f"{low:.2f} to {high:.2f}", "tone": tone})
-    name = visible(given["dataset"], 80)
-    return {"title": title, "dataset": name, "n_real": given["n_real"], "n_fake": given["n_fake"], "cells": cells}
+    return {
+        "title": title,
+        "n_real": given["n_real"],
+        "n_fake": given["n_fake"],
+        "cells": cells,
+        "warnings": [visible(told["text"]) for told in given["warnings"]],
+        "to_do": list(dict.fromkeys(visible(told["to_do"]) for told in given["warnings"] if told["to_do"])),
+    }
 
 
 def _by_code(report: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]], int]]:
