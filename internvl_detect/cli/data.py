@@ -18,21 +18,36 @@ data.command("questions")(data_questions)
 
 @data.command("check")
 def data_check(
-    meta: Annotated[Path, typer.Argument(help="Meta JSON of named datasets.")],
+    meta: Annotated[Path, typer.Argument(help="Meta JSON of named datasets; or a folder or manifest (CSV, JSONL).")],
     choice: Annotated[str, typer.Option(help="Only these datasets, by commas.")] = "",
     model: Annotated[str | None, typer.Option("--model", help="Count tokens with this model's tokenizer.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest row, with --model.")] = 4096,
     media: Annotated[bool, typer.Option("--media/--no-media", help="Open every picture and clip.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Folder or manifest: write check.html and check.json here.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder or manifest: remember facts here, not beside it.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Folder or manifest: processes; 0: all cores.")] = 0,
     json_: Json = False,
 ) -> None:
-    """Find every broken row in one pass, with file and line; exit code 5 when there is one.
+    """Find every broken row or file in one pass, and what gives labels away; exit code 5 when there are errors.
 
     \b
-      ivdetect data check meta.json --model nano
+      ivdetect data check meta.json --model nano        # conversations, as training reads them
+      ivdetect data check pictures/ --out report        # files: broken, copied, shortcuts; with a contact sheet
     """
+    from internvl_detect.cli.survey import check_rows, is_for_survey, rows_of
     from internvl_detect.data.check import run_check
+    from internvl_detect.errors import ConfigError
     from internvl_detect.progress import byte_progress
 
+    if is_for_survey(meta):
+        if choice or model is not None:
+            raise ConfigError("--choice and --model with a folder or manifest", expected="a meta JSON with these")
+        findings: list = []
+        rows, root = rows_of(meta, findings)
+        survey_options: dict = {"out": out, "as_json": json_, "cache": cache, "workers": workers, "open_media": media}
+        raise typer.Exit(check_rows(rows, root, findings, typer.echo, **survey_options))
+    if out is not None or cache is not None or workers:
+        raise ConfigError("--out, --cache and --workers with a meta JSON", expected="a folder or manifest with these")
     options: dict = {"choice": choice or None, "open_media": media}
     if model is not None:
         from internvl_detect.train.count_tokens import token_counter

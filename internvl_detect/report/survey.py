@@ -1,0 +1,163 @@
+"""A survey of a data set for people and for programs: JSON with stable keys, one HTML page, some lines of text.
+
+    report = survey_report(found, comparisons, root="set")
+    write_survey(report, Path("out"), sheet=contact_sheet(found, "set"))   # out/check.html, out/check.json
+
+The page loads nothing and runs no script; every text of a stranger passes ``visible`` and the template's autoescape.
+Not here: measuring (``data.survey``, ``evaluate.shortcuts``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from internvl_detect import __version__
+from internvl_detect.data.jsonl import atomically
+from internvl_detect.data.survey import MAX_KEPT, Survey
+from internvl_detect.report.contact_sheet import Cell
+from internvl_detect.report.words import visible
+
+SHOWN = 20  # findings of one code in the text and on the page; the JSON has MAX_KEPT
+HTML_NAME, JSON_NAME = "check.html", "check.json"
+_FEATURES = ("size", "aspect", "format", "tables", "quality", "compression", "metadata", "kind", "clip", "all")
+HOW_TO_READ = (
+    "A shortcut is a difference between the classes that has nothing to do with forgery. A model finds it first, "
+    "scores well on this set, and fails on others.",
+    "The AUC says how often a fake is told from a real file by that alone, on files not learnt from: 0.5 is chance, "
+    "1.0 gives the label away. An interval that contains 0.5 is no shortcut that can be shown.",
+    "A test on this set means something only as far as it lies above the AUC of all features together.",
+    "Files look alike when at most 10 bits of their 128 bit hashes differ; see them before leaving any out.",
+)
+
+
+def survey_report(found: Survey, comparisons: Sequence[Mapping[str, Any]] = (), *, root: str = "") -> dict[str, Any]:
+    """Everything as plain JSON types. ``comparisons`` are those of ``evaluate.shortcut_words``, as dicts."""
+    findings = sorted(found.findings, key=lambda finding: finding.level)
+    return {
+        "version": __version__,
+        "root": root,
+        "files": len(found.table),
+        "usable": int(found.usable().sum()),
+        "n_errors": found.n_errors,
+        "n_warnings": found.n_warnings,
+        "exit_code": found.exit_code,
+        "shortcuts": list(comparisons),
+        "counts": found.counts(),
+        "by_code": dict(sorted(found.by_code.items())),
+        "findings": [finding.to_dict() for finding in findings],
+        "findings_kept_of_a_code": MAX_KEPT,
+        "notes": list(found.notes),
+    }
+
+
+def to_json(report: Mapping[str, Any]) -> str:
+    """JSON text in ASCII: a file name that is not UTF-8 stays readable."""
+    return json.dumps(report, indent=1, allow_nan=False)
+
+
+def to_text(report: Mapping[str, Any]) -> str:
+    """For a terminal: shortcuts in words, then counts, then ``SHOWN`` findings of each code, errors last."""
+    lines = []
+    for comparison in map(_comparison, report["shortcuts"]):
+        if comparison["warnings"]:
+            lines.append(f"Shortcuts, {comparison['title']} ({comparison['n_real']} and {comparison['n_fake']} files):")
+            lines += [f"  {text}" for text in comparison["warnings"]]
+            if comparison["to_do"]:
+                lines.append(f"  What to do: {'; '.join(comparison['to_do'])}.")
+    for row in report["counts"]:
+        name = ", ".join(visible(row[k], 80) for k in ("dataset", "split", "label") if row[k])
+        lines.append(f"{name}: {row['usable']} of {row['files']} files usable, {row['masks']} masks")
+    for code, rows, left in _by_code(report):
+        lines += [f"{code}: {_line(row)}" for row in rows]
+        lines += [f"{code}: ... and {left} more"] if left else []
+    lines += [f"note: {visible(note)}" for note in report["notes"]]
+    lines.append(f"{report['files']} files, {report['n_errors']} errors, {report['n_warnings']} warnings")
+    return "\n".join(lines)
+
+
+def write_survey(report: Mapping[str, Any], folder: Path, *, sheet: Sequence[Cell] = ()) -> Path:
+    """Writes ``check.json`` and ``check.html`` into ``folder``, whole or not at all; gives the page's path.
+
+    Raises OutputError.
+    """
+    with atomically(folder / JSON_NAME) as file:
+        file.write(to_json(report).encode("ascii") + b"\n")
+    with atomically(folder / HTML_NAME) as file:
+        for piece in render(report, sheet=sheet):
+            file.write(piece.encode("utf-8"))
+    return folder / HTML_NAME
+
+
+def render(report: Mapping[str, Any], *, sheet: Sequence[Cell] = ()) -> Iterator[str]:
+    """The pieces of the page, one after the other."""
+    return _template().generate(
+        root=visible(report["root"] or "the rows given", 300),
+        files=report["files"],
+        usable=report["usable"],
+        n_errors=report["n_errors"],
+        n_warnings=report["n_warnings"],
+        version=report["version"],
+        notes=[visible(note) for note in report["notes"]],
+        features=_FEATURES,
+        comparisons=[_comparison(one) for one in report["shortcuts"]],
+        counts=[{k: visible(v, 80) if isinstance(v, str) else v for k, v in row.items()} for row in report["counts"]],
+        sheet=sheet,
+        findings=[
+            (code, rows[0]["level"], [{k: visible(v, 600) for k, v in row.items()} for row in rows], left)
+            for code, rows, left in _by_code(report)
+        ],
+        how_to_read=HOW_TO_READ,
+    )
+
+
+def _comparison(given: Mapping[str, Any]) -> dict[str, Any]:
+    name = visible(given["dataset"], 80)
+    title = f"real against {visible(given['label'], 40)}" + (f" in {name}" if name else "")
+    cells = []
+    for name in _FEATURES:
+        figures = given["features"].get(name) or {}
+        value, low, high = (figures.get(k) for k in ("auc", "low", "high"))
+        told = "" if value is None else f"{value:.2f}"
+        tone = "" if low is None else "strong" if low > 0.7 else "weak" if low > 0.55 else ""
+        cells.append({"value": told, "range": "" if low is None else f"{low:.2f} to {high:.2f}", "tone": tone})
+    return {
+        "title": title,
+        "n_real": given["n_real"],
+        "n_fake": given["n_fake"],
+        "cells": cells,
+        "warnings": [visible(told["text"]) for told in given["warnings"]],
+        "to_do": list(dict.fromkeys(visible(told["to_do"]) for told in given["warnings"] if told["to_do"])),
+    }
+
+
+def _by_code(report: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]], int]]:
+    """(code, its first findings, how many more there are); shortcuts are told elsewhere."""
+    shown: dict[str, list[Mapping[str, Any]]] = {}
+    seen: Counter[str] = Counter()
+    for row in report["findings"]:
+        seen[row["code"]] += 1
+        if row["code"] != "shortcut" and seen[row["code"]] <= SHOWN:
+            shown.setdefault(row["code"], []).append(row)
+    return [(code, rows, report["by_code"][code] - len(rows)) for code, rows in shown.items()]
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    hint = f" ({visible(row['hint'])})" if row["hint"] else ""
+    return f"{visible(row['file'], 300)}: {visible(row['problem'])}{hint}"
+
+
+@cache
+def _template() -> jinja2.Template:
+    text = resources.files(__package__).joinpath("survey.html.j2").read_text("utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(text)
