@@ -80,7 +80,7 @@ def forge_folder(
     settings = Settings(str(out), per_photo, chosen, seed, size, rebuild, tuple(kinds), tuple(shares))
     settings.check(faces=bool(faces))
     given = {"photograph": photographs, "face": faces, "clip": clips}
-    sources = [source for kind, paths in given.items() if paths for source in find_sources(paths, kind)]
+    sources = [source for kind, paths in given.items() if paths for source in find_sources(paths, kind, skip=out)]
     if not sources:
         raise DataError("no photographs and no clips", do="name a folder of photographs")
     if len({source.name for source in sources}) < len(sources):

@@ -46,6 +46,9 @@ class Journal:
     def _check_folder(self) -> None:
         if not self.out.is_dir() or not any(self.out.iterdir()):
             return
+        records = self.out / RECORDS
+        if (self.out / SUMMARY).is_file() and records.is_file() and records.stat().st_size == 0:
+            return  # begun, and nothing made
         do = "name another folder, or repeat the command that began this one"
         if not (self.out / SUMMARY).is_file():
             raise ConfigError(f"{self.out} is not empty and holds no {SUMMARY}", expected="a new folder", do=do)

@@ -94,10 +94,13 @@ def digest(*parts: object) -> bytes:
     return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogateescape")).digest()
 
 
-def find_sources(paths: Sequence[str | Path], kind: str = "photograph") -> list[Source]:
+def find_sources(
+    paths: Sequence[str | Path], kind: str = "photograph", *, skip: str | Path | None = None
+) -> list[Source]:
     """Pictures (or clips, by ``kind``) in the folders, and single files, sorted by name within each.
 
-    Links to folders are not followed, nor links to files outside the folder. Raises DataError for a path that is not
+    Links to folders are not followed, nor links to files outside the folder, and the folder ``skip`` (where forgeries
+    go) is passed over. Raises DataError for a path that is not
     there, or for no file at all.
     """
     suffixes = CLIPS if kind == "clip" else PICTURES
@@ -109,7 +112,7 @@ def find_sources(paths: Sequence[str | Path], kind: str = "photograph") -> list[
         base = (given if given.is_dir() else given.parent).resolve()
         used[base.name] = used.get(base.name, 0) + 1
         root = base.name if used[base.name] == 1 else f"{base.name}-{used[base.name]}"
-        files = _files(given) if given.is_dir() else [given]
+        files = _files(given, Path(skip).resolve() if skip else None) if given.is_dir() else [given]
         for file in files:
             if not given.is_dir() or (file.suffix.lower() in suffixes and file.resolve().is_relative_to(base)):
                 inside = file.relative_to(given if given.is_dir() else given.parent).as_posix()
@@ -122,9 +125,9 @@ def find_sources(paths: Sequence[str | Path], kind: str = "photograph") -> list[
     return found
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, skip: Path | None) -> Iterator[Path]:
     for where, folders, names in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if Path(where, name).resolve() != skip)
         yield from (Path(where, name) for name in sorted(names))
 
 

@@ -1,0 +1,319 @@
+"""Claims about sets of forgeries: twins alike, splits apart, the same bytes, bad files told, kills survived, clips."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from test_forge import face, photograph
+from typer.testing import CliRunner
+
+from internvl_detect.cli.entry import app
+from internvl_detect.data.forge import facts_of, facts_of_record, forge_clip, forge_folder
+from internvl_detect.data.forge.clips import shifted, track
+from internvl_detect.data.forge.item import view
+from internvl_detect.data.manifest import read_manifest
+from internvl_detect.data.sample_clip import make_clip
+from internvl_detect.errors import CheckpointError, ConfigError, DataError, MediaError
+from internvl_detect.media.video import open_video
+from internvl_detect.train.rebuild import Rebuilder, load_autoencoder, rebuild
+
+HALVES = (("train", 0.5), ("test", 0.5))
+
+
+def save_photographs(folder: Path, count: int = 6, make=photograph, size: tuple[int, int] = (170, 210)) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        Image.fromarray(make(*size, seed=i)).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def records_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A set of photographs, faces and a clip, forged in this process: (sources, its folder, the result)."""
+    base = tmp_path_factory.mktemp("forge")
+    sources = save_photographs(base / "mine", 8)
+    save_photographs(base / "faces", 4, face)
+    (base / "clips").mkdir()
+    make_clip(photograph(200, 300), base / "clips" / "pan.mp4", seconds=2.0, size_wh=(160, 128), edited_s=(9, 9))
+    options = {"faces": [base / "faces"], "clips": [base / "clips"], "per_photo": 3, "size": 160, "shares": HALVES}
+    result = forge_folder([sources], base / "out", workers=1, seed=5, **options)
+    return base, options, result
+
+
+def test_each_forgery_has_a_twin_a_mask_words_and_two_manifest_rows_with_every_fact(made):
+    base, _, result = made
+    rows = list(read_manifest(result.manifest))
+    records = records_of(base / "out")
+    assert result.made == len(records) == 8 * 3 + 4 * 3 + 1 and len(rows) == 2 * len(records)
+    assert not result.problems
+    for record, real, fake in zip(records, rows[::2], rows[1::2], strict=True):
+        assert (real.label, real.domain_tag, real.mask) == ("real", "authentic", "")
+        assert (fake.label, fake.domain_tag, fake.generator) == (
+            record["label"],
+            record["domain_tag"],
+            record["method"],
+        )
+        assert real.group_id == fake.group_id == record["name"] and real.split == fake.split
+        assert real.domain == fake.domain == {"photoshop": "ps", "deepfake": "df"}[record["domain_tag"]]
+        assert all((base / "out" / name).is_file() for name in (real.path, fake.path, fake.mask))
+        assert facts_of(fake.words) == facts_of_record(record) and facts_of(real.words).fake is False
+        if fake.kind == "image":
+            mask = np.asarray(Image.open(base / "out" / fake.mask))
+            assert set(np.unique(mask)) == {0, 255}
+            assert mask.shape[::-1] == Image.open(base / "out" / fake.path).size
+            x0, y0, x1, y1 = record["box_xyxy"]
+            assert (mask[y0:y1, x0:x1] > 0).sum() == (mask > 0).sum()
+    assert {r["method"] for r in records} == {"splice", "copy_move", "removal", "poisson", "face_swap"}
+    assert all(r["name"].startswith("faces/") for r in records if r["method"] == "face_swap")
+
+
+def test_sizes_formats_and_quantisation_are_the_same_in_both_classes(made):
+    base, _, result = made
+    seen: dict[bool, list] = {True: [], False: []}
+    for row in read_manifest(result.manifest):
+        if row.kind == "image":
+            picture = Image.open(base / "out" / row.path)
+            facts = picture.size, picture.format, picture.mode, sorted(picture.quantization.items()), picture.layers
+            seen[row.label == "real"].append(repr((facts, sorted(picture.info))))
+    assert sorted(seen[True]) == sorted(seen[False]) and len(set(seen[True])) > 10
+
+
+def test_no_photograph_and_no_donor_crosses_splits(made):
+    base, _, _ = made
+    records = records_of(base / "out")
+    split_of: dict[str, str] = {}
+    for record in records:
+        assert split_of.setdefault(record["name"], record["split"]) == record["split"]
+    assert set(split_of.values()) == {"train", "test"}
+    donors = [(split_of[record["donor"]], record["split"]) for record in records if record["donor"]]
+    assert donors and all(a == b for a, b in donors)
+    assert all(record["donor"] != record["name"] for record in records)
+
+
+def test_the_bytes_are_the_same_for_any_number_of_workers(made, tmp_path):
+    base, options, _ = made
+    forge_folder([base / "mine"], tmp_path / "again", workers=2, seed=5, **options)
+    assert contents(tmp_path / "again") == contents(base / "out")
+
+
+def test_what_a_photograph_becomes_hangs_on_its_name_not_on_the_others(made, tmp_path):
+    base, options, _ = made
+    methods = {"methods": ["copy_move", "removal"], "size": 160, "workers": 1, "per_photo": 1}
+    forge_folder([base / "mine"], tmp_path / "all", **methods)
+    few = tmp_path / "mine"
+    few.mkdir()
+    (few / "03.png").write_bytes((base / "mine" / "03.png").read_bytes())
+    forge_folder([few], tmp_path / "one", **methods)
+    images = {name: value for name, value in contents(tmp_path / "one").items() if name.startswith("image/")}
+    assert len(images) == 2 and images.items() <= contents(tmp_path / "all").items()
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes_and_makes_nothing_twice(tmp_path):
+    sources = save_photographs(tmp_path / "mine")
+    options = {"per_photo": 2, "size": 160, "workers": 1, "methods": ["copy_move", "removal"]}
+    forge_folder([sources], tmp_path / "whole", **options)
+
+    def killed(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        forge_folder([sources], tmp_path / "cut", progress=killed, **options)
+    assert not (tmp_path / "cut" / "manifest.csv").exists()
+    records = records_of(tmp_path / "cut")
+    assert len(records) == 6
+    with open(tmp_path / "cut" / "records.jsonl", "ab") as file:
+        file.write(b'{"name": "mine/05.png", "numb')  # the line that a kill cut off
+    (tmp_path / "cut" / records[0]["path"]).unlink()
+    result = forge_folder([sources], tmp_path / "cut", **options)
+    assert (result.made, result.passed_over) == (8, 4)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+    result = forge_folder([sources], tmp_path / "cut", **options)
+    assert (result.made, result.passed_over) == (0, 12)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_folder_begun_with_other_settings_or_of_another_kind_is_left_alone(tmp_path):
+    sources = save_photographs(tmp_path / "mine", 2)
+    forge_folder([sources], tmp_path / "out", methods=["copy_move"], size=160, workers=1)
+    before = contents(tmp_path / "out")
+    with pytest.raises(ConfigError, match="other settings \\(seed\\)"):
+        forge_folder([sources], tmp_path / "out", methods=["copy_move"], size=160, workers=1, seed=1)
+    save_photographs(tmp_path / "mine", 3)
+    with pytest.raises(ConfigError, match="sources"):
+        forge_folder([sources], tmp_path / "out", methods=["copy_move"], size=160, workers=1)
+    with pytest.raises(ConfigError, match="not empty"):
+        forge_folder([sources], sources, methods=["copy_move"], workers=1)
+    assert contents(tmp_path / "out") == before
+
+
+def test_bad_photographs_are_told_one_by_one_and_the_rest_goes_on(tmp_path):
+    mine = save_photographs(tmp_path / "mine", 2)
+    whole = (mine / "00.png").read_bytes()
+    (mine / "text.jpg").write_text("hello")
+    (mine / "empty.jpg").write_bytes(b"")
+    (mine / "cut.png").write_bytes(whole[: len(whole) // 2])
+    os.mkfifo(mine / "pipe.jpg")
+    Image.new("RGB", (1, 1)).save(mine / "dot.png")
+    Image.fromarray(photograph(100, 4000)).save(mine / "strip.png")
+    Image.new("RGB", (200, 200), (9, 9, 9)).save(mine / "flat.png")
+    Image.fromarray(photograph(150, 160)).convert("L").save(mine / "grey.png")
+    Image.fromarray(photograph(150, 160)).save(os.fsencode(mine) + b"/b\xffd\nname'\".png", "PNG")
+    (tmp_path / "secret.png").write_bytes(whole)
+    (mine / "link.png").symlink_to(tmp_path / "secret.png")
+    (mine / "loop").symlink_to(mine)
+    result = forge_folder([mine], tmp_path / "out", methods=["copy_move"], per_photo=1, size=160, workers=2)
+    told = {Path(f.file).name: f.problem for f in result.problems}
+    assert set(told) == {"text.jpg", "empty.jpg", "cut.png", "pipe.jpg", "dot.png", "strip.png", "flat.png"}
+    assert "1x1 px" in told["dot.png"] and "4000x100 px" in told["strip.png"]
+    assert "truncated" in told["cut.png"] and "nothing that could be seen" in told["flat.png"]
+    groups = {row.group_id for row in read_manifest(result.manifest)}
+    assert groups == {"mine/00.png", "mine/01.png", "mine/grey.png", "mine/b\\xffd\nname'\".png"}
+    assert all(p["file"] for p in json.loads((tmp_path / "out" / "forge.json").read_text("utf-8"))["problems"])
+    assert result.made == 4 and not list((tmp_path / "out").rglob(".unfinished*"))
+
+
+def test_a_donor_that_cannot_be_opened_is_passed_over_for_the_next(tmp_path):
+    mine = save_photographs(tmp_path / "mine", 3)
+    (mine / "bad.png").write_bytes(b"not a picture")
+    options = {"methods": ["splice"], "per_photo": 4, "size": 160, "workers": 1, "shares": (("all", 1.0),)}
+    result = forge_folder([mine], tmp_path / "out", **options)
+    assert result.made == 12 and [Path(f.file).name for f in result.problems] == ["bad.png"]
+
+
+def test_settings_that_make_no_sense_and_nothing_to_forge_are_refused_before_anything_is_written(tmp_path):
+    mine = save_photographs(tmp_path / "mine", 1)
+    out = tmp_path / "out"
+    for options, words in (
+        ({"methods": ["paint"]}, "paint"),
+        ({"methods": ["rebuild"]}, "autoencoder"),
+        ({"methods": ["face_swap"]}, "--faces"),
+        ({"per_photo": 0}, "0 forgeries"),
+        ({"size": 10}, "10 px"),
+        ({"seed": -1}, "seed -1"),
+        ({"kinds": ["squares"]}, "squares"),
+        ({"shares": (("train", 0.4),)}, "fractions"),
+        ({"engine": "cluster"}, "cluster"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            forge_folder([mine], out, **options)
+    with pytest.raises(DataError, match="does not exist"):
+        forge_folder([tmp_path / "nowhere"], out)
+    with pytest.raises(DataError, match="no files"):
+        (tmp_path / "none").mkdir()
+        forge_folder([tmp_path / "none"], out)
+    with pytest.raises(DataError, match="no other photograph in its split"):
+        forge_folder([mine], out, methods=["splice"], workers=1)
+    assert not (out / "manifest.csv").exists()
+
+
+def test_forgeries_made_inside_the_folder_of_photographs_are_not_forged_again(tmp_path):
+    mine = save_photographs(tmp_path / "mine", 2)
+    options = {"methods": ["copy_move"], "size": 160, "workers": 1}
+    assert forge_folder([mine], mine / "forged", **options).made == 4
+    assert forge_folder([mine], mine / "forged", **options).passed_over == 4
+
+
+def test_a_photograph_is_seen_upright_and_always_made_smaller(tmp_path):
+    path = tmp_path / "turned.jpg"
+    picture = Image.fromarray(photograph(100, 200))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(path, exif=exif)
+    assert view(str(path), 512).shape == (180, 90, 3)
+    assert view(str(path), 150).shape == (150, 75, 3)
+    with pytest.raises(MediaError, match="100x200 px, and would be 60x120"):
+        view(str(path), 120)
+
+
+def small_autoencoder(folder: Path) -> tuple[str, str]:
+    def conv(name: str, out: int, inp: int, bias: bool = True) -> dict[str, torch.Tensor]:
+        weight = {f"{name}.weight": torch.randn(out, inp, 3, 3) * 0.1}
+        return weight | ({f"{name}.bias": torch.full((out,), 0.1)} if bias else {})
+
+    torch.manual_seed(0)
+    encoder = conv("0", 8, 3) | conv("1", 8, 8, bias=False) | conv("2", 4, 8)
+    decoder = conv("1", 8, 4) | conv("3", 8, 8) | conv("5", 8, 8, bias=False) | conv("6", 3, 8)
+    for name, state in (("e", encoder), ("d", decoder)):
+        save_file(state, str(folder / name))
+    return str(folder / "e"), str(folder / "d")
+
+
+def test_an_autoencoder_travels_as_two_paths_and_marks_what_it_made(tmp_path):
+    paths = small_autoencoder(tmp_path)
+    net = Rebuilder(*paths).checked()
+    assert len(ForkingPickler.dumps(net)) < 1000
+    threads = torch.get_num_threads()
+    assert np.array_equal(net(photograph()), rebuild(load_autoencoder(*paths), photograph()))
+    assert torch.get_num_threads() == threads
+    methods = ["rebuild", "decoder_removal", "rebuild_whole"]
+    options = {"methods": methods, "rebuild": net, "per_photo": 4, "size": 160, "workers": 1}
+    result = forge_folder([save_photographs(tmp_path / "mine", 2)], tmp_path / "out", **options)
+    tags = {row.generator: (row.label, row.domain_tag, bool(row.mask)) for row in read_manifest(result.manifest)}
+    assert tags["rebuild"] == tags["decoder_removal"] == ("tampered", "aigc_editing", True)
+    assert tags["rebuild_whole"] == ("ai_generated", "ai_generated", False)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        Rebuilder(str(tmp_path / "nowhere"), paths[1]).checked()
+
+
+def test_a_clip_differs_from_its_twin_in_the_stretch_that_its_words_name_and_nowhere_else(tmp_path):
+    source = make_clip(photograph(200, 300), tmp_path / "pan.mp4", seconds=2, size_wh=(160, 128), edited_s=(9, 9))
+    for method in ("splice", "rebuild_whole"):
+        paths = [tmp_path / f"{method}_{name}.mp4" for name in ("fake", "real")]
+        options = {"method": method, "donor": photograph(150, 150, 3), "rebuild": lambda rgb: 255 - rgb}
+        record, mask = forge_clip(source, *paths, np.random.default_rng(1), **options)
+        fake, real = (open_video(path, frames=24, method="middle") for path in paths)
+        assert fake.times_s == real.times_s and fake.total_frames == 24 and (fake.width, fake.height) == (160, 128)
+        begin, end = record["stretch_s"]
+        assert [f["time_s"] for f in record["frames"]] == [
+            round(t, 4) for t in fake.times_s if begin - 0.01 <= t < end - 0.01
+        ]
+        for time_s, a, b in zip(fake.times_s, fake.frames, real.frames, strict=True):
+            differs = np.abs(np.asarray(a, int) - np.asarray(b, int)).mean() > 3
+            assert differs == (begin - 0.01 <= time_s < end - 0.01)
+        assert (mask is None) == (method == "rebuild_whole")
+
+
+def test_a_region_in_a_clip_moves_with_the_scene():
+    scene = np.asarray(Image.fromarray(photograph(40, 60, 7)).resize((300, 200)))
+    frames = [scene[20 + i : 148 + i, 100 - 3 * i : 260 - 3 * i] for i in range(8)]
+    mask = np.zeros((128, 160), bool)
+    mask[40:80, 50:100] = True
+    shifts = track(frames, mask)
+    assert shifts[0] == (0, 0)
+    assert np.abs(np.array(shifts) - [(3 * i, -i) for i in range(8)]).max() <= 1
+    assert np.array_equal(shifted(mask, 5, -7), np.roll(mask, (-7, 5), (0, 1)))
+    assert not shifted(mask, 500, 0).any()
+
+
+def test_the_command_tells_what_it_made_and_its_exit_code_tells_of_problems(tmp_path):
+    mine = save_photographs(tmp_path / "mine", 2)
+    common = [str(mine), "--methods", "copy-move", "--size", "160", "--workers", "1"]
+    ran = CliRunner().invoke(app, ["data", "forge", *common, "--out", str(tmp_path / "a")])
+    assert ran.exit_code == 0 and "4 forgeries made" in ran.output and "manifest.csv" in ran.output
+    (mine / "bad\x1b.jpg").write_text("no picture")
+    ran = CliRunner().invoke(app, ["data", "forge", *common, "--out", str(tmp_path / "b"), "--per-photo", "1"])
+    assert ran.exit_code == 1 and "bad\\x1b.jpg" in ran.output and "\x1b" not in ran.output
+    ran = CliRunner().invoke(app, ["data", "forge", *common, "--out", str(tmp_path / "c"), "--json"])
+    told = json.loads(ran.output)
+    assert told["made"] == 4 and told["by_method"] == {"copy_move": 4} and len(told["problems"]) == 1
+    ran = CliRunner().invoke(app, ["data", "forge", str(mine), "--out", str(tmp_path / "d"), "--methods", "splise"])
+    assert isinstance(ran.exception, ConfigError) and 'did you mean "splice"?' in str(ran.exception).lower()
