@@ -77,7 +77,8 @@ def _blob(small: Array, rng: np.random.Generator, share: float) -> Array:
 
 
 def _of_superpixels(small: Array, rng: np.random.Generator, share: float) -> Array:
-    return grow(superpixels(small), small, rng, pixels=round(share * small.shape[0] * small.shape[1]))
+    even = np.asarray(Image.fromarray(small).filter(ImageFilter.GaussianBlur(1.0)))
+    return grow(superpixels(even), even, rng, pixels=round(share * small.shape[0] * small.shape[1]))
 
 
 def _of_grabcut(small: Array, rng: np.random.Generator, share: float) -> Array:

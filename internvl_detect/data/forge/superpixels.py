@@ -14,7 +14,7 @@ import numpy as np
 from internvl_detect.data.forge.finish import Array
 
 
-def superpixels(rgb: Array, *, count: int = 120, rounds: int = 4, compactness: float = 14.0) -> Array:
+def superpixels(rgb: Array, *, count: int = 120, rounds: int = 4, compactness: float = 20.0) -> Array:
     """(H, W) labels from 0 of about ``count`` segments of like colour in the (H, W, 3) picture.
 
     SLIC (Achanta et al., 2012): k-means over colour and place, where a pixel looks at the nine grid cells around it
@@ -49,7 +49,8 @@ def superpixels(rgb: Array, *, count: int = 120, rounds: int = 4, compactness: f
 
 def grow(labels: Array, rgb: Array, rng: np.random.Generator, *, pixels: int) -> Array:
     """A boolean (H, W) region of whole segments: one drawn, then the neighbour of the most similar colour, and so on,
-    until it holds ``pixels`` or more (or every segment)."""
+    until it holds ``pixels`` or more (or every segment). Of segments in several parts, only the part that is connected
+    to the drawn pixel."""
     n = int(labels.max()) + 1
     flat = labels.ravel()
     sizes = np.bincount(flat, minlength=n)
@@ -59,7 +60,8 @@ def grow(labels: Array, rgb: Array, rng: np.random.Generator, *, pixels: int) ->
     for a, b in ((labels[:, 1:], labels[:, :-1]), (labels[1:], labels[:-1])):
         touching[a, b] = touching[b, a] = True
     taken = np.zeros(n, bool)
-    taken[int(flat[rng.integers(flat.size)])] = True
+    start = int(rng.integers(flat.size))
+    taken[int(flat[start])] = True
     liking = rng.uniform(0, 12, n)  # or the same start would always grow to the same region
     while sizes[taken].sum() < pixels:
         beside = touching[taken].any(0) & ~taken
@@ -68,4 +70,20 @@ def grow(labels: Array, rgb: Array, rng: np.random.Generator, *, pixels: int) ->
         mean = np.average(colours[taken], axis=0, weights=sizes[taken])
         distance = np.abs(colours - mean).sum(1) + liking
         taken[int(np.where(beside, distance, np.inf).argmin())] = True
-    return taken[labels]
+    return connected(taken[labels], *divmod(start, labels.shape[1]))
+
+
+def connected(mask: Array, y: int, x: int) -> Array:
+    """The part of a boolean (H, W) mask that can be reached from (y, x), a pixel of it, by steps to the four sides."""
+    part = np.zeros_like(mask)
+    part[y, x] = True
+    size = 0
+    while size != (size := int(np.count_nonzero(part))):
+        for _ in range(8):  # a few steps for each count
+            wider = part.copy()
+            wider[1:] |= part[:-1]
+            wider[:-1] |= part[1:]
+            wider[:, 1:] |= part[:, :-1]
+            wider[:, :-1] |= part[:, 1:]
+            part = wider & mask
+    return part
