@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from multiprocessing.reduction import ForkingPickler
@@ -20,6 +21,7 @@ from internvl_detect.cli.entry import app
 from internvl_detect.data.forge import facts_of, facts_of_record, forge_clip, forge_folder
 from internvl_detect.data.forge.clips import shifted, track
 from internvl_detect.data.forge.item import view
+from internvl_detect.data.forge.sheet import CELL_PX, LABEL_PX, make_sheet
 from internvl_detect.data.manifest import read_manifest
 from internvl_detect.data.sample_clip import make_clip
 from internvl_detect.errors import CheckpointError, ConfigError, DataError, MediaError
@@ -85,15 +87,31 @@ def test_each_forgery_has_a_twin_a_mask_words_and_two_manifest_rows_with_every_f
     assert all(r["name"].startswith("faces/") for r in records if r["method"] == "face_swap")
 
 
+def shortcut(data: bytes) -> str:
+    """All that a JPEG tells without its content."""
+    picture = Image.open(io.BytesIO(data))
+    return repr((picture.size, picture.mode, picture.layer, sorted(picture.quantization.items()), sorted(picture.info)))
+
+
 def test_sizes_formats_and_quantisation_are_the_same_in_both_classes(made):
     base, _, result = made
-    seen: dict[bool, list] = {True: [], False: []}
-    for row in read_manifest(result.manifest):
-        if row.kind == "image":
-            picture = Image.open(base / "out" / row.path)
-            facts = picture.size, picture.format, picture.mode, sorted(picture.quantization.items()), picture.layers
-            seen[row.label == "real"].append(repr((facts, sorted(picture.info))))
-    assert sorted(seen[True]) == sorted(seen[False]) and len(set(seen[True])) > 10
+    rows = [row for row in read_manifest(result.manifest) if row.kind == "image"]
+    files = {name: [(base / "out" / r.path).read_bytes() for r in rows if (r.label == "real") == real]
+             for name, real in (("real", True), ("fake", False))}  # fmt: skip
+    seen = {name: sorted(map(shortcut, data)) for name, data in files.items()}
+    assert seen["real"] == seen["fake"] and len(set(seen["real"])) > 10
+    planted = io.BytesIO()
+    Image.open(io.BytesIO(files["fake"][0])).save(planted, "JPEG", quality=50)
+    assert sorted(map(shortcut, [planted.getvalue(), *files["fake"][1:]])) != seen["real"]
+
+
+def test_a_sheet_shows_each_method_and_a_folder_without_records_is_refused(made, tmp_path):
+    base, _, result = made
+    sheet = Image.open(make_sheet(base / "out", tmp_path / "sheet.jpg", each=1))
+    assert sheet.format == "JPEG" and sheet.height == 3 * (CELL_PX + LABEL_PX)  # five methods, two in a row
+    with pytest.raises(DataError, match="holds no records"):
+        make_sheet(base / "mine", tmp_path / "none.jpg")
+    assert not (tmp_path / "none.jpg").exists()
 
 
 def test_no_photograph_and_no_donor_crosses_splits(made):
@@ -143,6 +161,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes_and_makes_nothing_twice(tmp_path
     with open(tmp_path / "cut" / "records.jsonl", "ab") as file:
         file.write(b'{"name": "mine/05.png", "numb')  # the line that a kill cut off
     (tmp_path / "cut" / records[0]["path"]).unlink()
+    (tmp_path / "cut" / "image" / ".unfinished-x").write_bytes(b"half")
     result = forge_folder([sources], tmp_path / "cut", **options)
     assert (result.made, result.passed_over) == (8, 4)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")

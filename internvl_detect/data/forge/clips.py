@@ -34,7 +34,7 @@ from internvl_detect.errors import ConfigError, DataError, MediaError, OutputErr
 from internvl_detect.media.video import open_video
 
 LIVE = ("resample", "rebuild", "resample_whole", "rebuild_whole")  # done to each frame; the rest is laid on each
-MOST_FRAMES, MOST_BYTES, LEAST_FRAMES = 192, 400 * 2**20, 12  # of decoded frames that are held
+MOST_FRAMES, MOST_BYTES, LEAST_FRAMES = 192, 256 * 2**20, 12  # of decoded frames that are held
 CRF = (18, 29)
 
 

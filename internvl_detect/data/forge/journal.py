@@ -37,6 +37,8 @@ class Journal:
         self._check_folder()
         try:
             out.mkdir(parents=True, exist_ok=True)
+            for left_over in out.glob("**/.unfinished-*"):  # of a run that was killed while it wrote
+                left_over.unlink(missing_ok=True)
             self.file: BinaryIO = open(out / RECORDS, "a+b")  # noqa: SIM115 - closed by close()
             self._read()
         except OSError as error:
