@@ -5,7 +5,7 @@ are as many as are wanted; at 512 px, one forgery and its authentic twin of each
 together (proportional set size, looked at five times a second). Writes results/forge.json.
 
     nice python benchmarks/forge.py --counts 1000 10000 --out results/forge.json
-    nice python benchmarks/forge.py --counts 1000 --autoencoder ENCODER DECODER --add results/forge.json
+    nice python benchmarks/forge.py --counts 200 --autoencoder ENCODER DECODER --out results/forge.json
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import platform
+import resource
 import tempfile
 import threading
 import time
@@ -26,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from internvl_detect.data.forge import METHODS, forge_folder
+from internvl_detect.data.forge.plan import USUAL
 from internvl_detect.data.sample_set import SAMPLES
 from internvl_detect.media.image import open_image
 
@@ -76,23 +78,33 @@ class Peak:
         self._thread.join()
 
 
-def run(count: int, methods: list[str] | None, workers: int, rebuild: Any) -> dict[str, Any]:
+def cpu_s() -> float:
+    """Seconds of processor time of this process and of those that it started and that have ended."""
+    of = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in of)
+
+
+def run(photographs: Path, count: int, methods: list[str] | None, workers: int, rebuild: Any) -> dict[str, Any]:
     """One set of ``count`` forgeries and as many twins, timed as a whole: processes started, manifest written."""
-    with tempfile.TemporaryDirectory() as base:
+    with tempfile.TemporaryDirectory(dir=photographs.parent) as base:
         mine = Path(base, "photographs")
         mine.mkdir()
-        make_photographs(mine, count)
+        for path in sorted(photographs.iterdir())[:count]:
+            os.link(path, mine / path.name)
         options: dict[str, Any] = {"methods": methods, "rebuild": rebuild, "workers": workers, "size": SIZE_PX}
-        began = time.monotonic()
+        began, cpu = time.monotonic(), cpu_s()
         with Peak() as peak:
             result = forge_folder([mine], Path(base, "out"), per_photo=1, **options)
         seconds = time.monotonic() - began
+        while multiprocessing.active_children():
+            time.sleep(0.05)
+        cpu = cpu_s() - cpu
         size = sum(f.stat().st_size for f in Path(base, "out").rglob("*") if f.is_file())
-    row = {"methods": methods or "splice, copy_move, removal, poisson", "photographs": count, "made": result.made}
+    row = {"methods": ", ".join(methods or USUAL), "photographs": count, "forgeries": result.made}
     row |= {"seconds": round(seconds, 1), "forgeries_per_s": round(result.made / seconds, 1)}
-    row |= {"pictures_written_per_s": round(2 * result.made / seconds, 1), "peak_memory_mb": round(peak.mb)}
-    row |= {"problems": len(result.problems), "bytes_per_forgery": round(size / max(1, result.made))}
-    row["load_average_after"] = round(os.getloadavg()[0], 1)
+    row |= {"cpu_s": round(cpu, 1), "forgeries_per_cpu_s": round(result.made / cpu, 1)}
+    row |= {"peak_memory_mb": round(peak.mb), "problems": len(result.problems)}
+    row |= {"bytes_per_forgery": round(size / max(1, result.made)), "load_average_after": round(os.getloadavg()[0], 1)}
     print(row, flush=True)
     return row
 
@@ -100,11 +112,10 @@ def run(count: int, methods: list[str] | None, workers: int, rebuild: Any) -> di
 def main() -> None:
     """The command line; see the docstring of the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--counts", type=int, nargs="+", default=[1000])
+    parser.add_argument("--counts", type=int, nargs="+", default=[1000], help="the first for each method alone too")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--autoencoder", nargs=2, metavar=("ENCODER", "DECODER"), help="measure its methods only")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--add", type=Path, help="add the runs to those of this file")
+    parser.add_argument("--out", type=Path, help="results so far are kept there, by what was run")
     args = parser.parse_args()
     rebuild = None
     alone = [m for m, about in METHODS.items() if not about.rebuild and m != "face_swap"]
@@ -113,20 +124,27 @@ def main() -> None:
 
         rebuild = Rebuilder(*args.autoencoder).checked()
         alone = [m for m, about in METHODS.items() if about.rebuild]
-    runs = [run(args.counts[0], [method], args.workers, rebuild) for method in alone]
-    if rebuild is None:
-        runs += [run(count, None, args.workers, None) for count in args.counts]
-    before = json.loads(args.add.read_text()) if args.add else {}
-    result = {
-        "what": f"forgeries at {SIZE_PX} px, each with its authentic twin and mask, written to disk",
+    plan: list[tuple[int, list[str] | None]] = [(args.counts[0], [method]) for method in alone]
+    plan += [] if rebuild else [(count, None) for count in args.counts]
+    result: dict[str, Any] = {
+        "what": f"forgeries at {SIZE_PX} px, each with its authentic twin and mask, written to disk; a forgery is two"
+        " pictures. cpu_s is processor time of all processes: seconds hang on what else the machine was doing",
         "command": "nice python benchmarks/forge.py --counts 1000 10000 --out results/forge.json",
-        "machine": f"{platform.processor() or platform.machine()}, {args.workers} processes, "
-        "under nice on two cores that other work shared",
+        "machine": f"{platform.processor() or platform.machine()}, two cores that other work shared, under nice, "
+        f"{args.workers} processes",
         "opencv": cv2.__version__,
-        "runs": before.get("runs", []) + runs,
     }
-    if args.out or args.add:
-        (args.out or args.add).write_text(json.dumps(result, indent=1) + "\n")
+    with tempfile.TemporaryDirectory() as base:
+        photographs = Path(base, "photographs")
+        photographs.mkdir()
+        make_photographs(photographs, max(args.counts))
+        for count, methods in plan:
+            row = run(photographs, count, methods, args.workers, rebuild)
+            if args.out:
+                before = json.loads(args.out.read_text())["runs"] if args.out.is_file() else []
+                same = ("methods", "photographs")
+                kept = [old for old in before if any(old[k] != row[k] for k in same)]
+                args.out.write_text(json.dumps({**result, "runs": [*kept, row]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Claims about sets of forgeries: twins alike, splits apart, the same bytes, bad files told, kills survived, clips."""
+"""Claims about sets of forgeries: twins alike, splits apart, the same bytes, bad files told, kills survived."""
 
 from __future__ import annotations
 
@@ -6,27 +6,21 @@ import hashlib
 import io
 import json
 import os
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 from test_forge import face, photograph
 from typer.testing import CliRunner
 
 from internvl_detect.cli.entry import app
-from internvl_detect.data.forge import facts_of, facts_of_record, forge_clip, forge_folder
-from internvl_detect.data.forge.clips import shifted, track
+from internvl_detect.data.forge import facts_of, facts_of_record, forge_folder
 from internvl_detect.data.forge.item import view
 from internvl_detect.data.forge.sheet import CELL_PX, LABEL_PX, make_sheet
 from internvl_detect.data.manifest import read_manifest
 from internvl_detect.data.sample_clip import make_clip
-from internvl_detect.errors import CheckpointError, ConfigError, DataError, MediaError
-from internvl_detect.media.video import open_video
-from internvl_detect.train.rebuild import Rebuilder, load_autoencoder, rebuild
+from internvl_detect.errors import ConfigError, DataError, MediaError
 
 HALVES = (("train", 0.5), ("test", 0.5))
 
@@ -261,66 +255,6 @@ def test_a_photograph_is_seen_upright_and_always_made_smaller(tmp_path):
     assert view(str(path), 150).shape == (150, 75, 3)
     with pytest.raises(MediaError, match="100x200 px, and would be 60x120"):
         view(str(path), 120)
-
-
-def small_autoencoder(folder: Path) -> tuple[str, str]:
-    def conv(name: str, out: int, inp: int, bias: bool = True) -> dict[str, torch.Tensor]:
-        weight = {f"{name}.weight": torch.randn(out, inp, 3, 3) * 0.1}
-        return weight | ({f"{name}.bias": torch.full((out,), 0.1)} if bias else {})
-
-    torch.manual_seed(0)
-    encoder = conv("0", 8, 3) | conv("1", 8, 8, bias=False) | conv("2", 4, 8)
-    decoder = conv("1", 8, 4) | conv("3", 8, 8) | conv("5", 8, 8, bias=False) | conv("6", 3, 8)
-    for name, state in (("e", encoder), ("d", decoder)):
-        save_file(state, str(folder / name))
-    return str(folder / "e"), str(folder / "d")
-
-
-def test_an_autoencoder_travels_as_two_paths_and_marks_what_it_made(tmp_path):
-    paths = small_autoencoder(tmp_path)
-    net = Rebuilder(*paths).checked()
-    assert len(ForkingPickler.dumps(net)) < 1000
-    threads = torch.get_num_threads()
-    assert np.array_equal(net(photograph()), rebuild(load_autoencoder(*paths), photograph()))
-    assert torch.get_num_threads() == threads
-    methods = ["rebuild", "decoder_removal", "rebuild_whole"]
-    options = {"methods": methods, "rebuild": net, "per_photo": 4, "size": 160, "workers": 1}
-    result = forge_folder([save_photographs(tmp_path / "mine", 2)], tmp_path / "out", **options)
-    tags = {row.generator: (row.label, row.domain_tag, bool(row.mask)) for row in read_manifest(result.manifest)}
-    assert tags["rebuild"] == tags["decoder_removal"] == ("tampered", "aigc_editing", True)
-    assert tags["rebuild_whole"] == ("ai_generated", "ai_generated", False)
-    with pytest.raises(CheckpointError, match="nowhere"):
-        Rebuilder(str(tmp_path / "nowhere"), paths[1]).checked()
-
-
-def test_a_clip_differs_from_its_twin_in_the_stretch_that_its_words_name_and_nowhere_else(tmp_path):
-    source = make_clip(photograph(200, 300), tmp_path / "pan.mp4", seconds=2, size_wh=(160, 128), edited_s=(9, 9))
-    for method in ("splice", "rebuild_whole"):
-        paths = [tmp_path / f"{method}_{name}.mp4" for name in ("fake", "real")]
-        options = {"method": method, "donor": photograph(150, 150, 3), "rebuild": lambda rgb: 255 - rgb}
-        record, mask = forge_clip(source, *paths, np.random.default_rng(1), **options)
-        fake, real = (open_video(path, frames=24, method="middle") for path in paths)
-        assert fake.times_s == real.times_s and fake.total_frames == 24 and (fake.width, fake.height) == (160, 128)
-        begin, end = record["stretch_s"]
-        assert [f["time_s"] for f in record["frames"]] == [
-            round(t, 4) for t in fake.times_s if begin - 0.01 <= t < end - 0.01
-        ]
-        for time_s, a, b in zip(fake.times_s, fake.frames, real.frames, strict=True):
-            differs = np.abs(np.asarray(a, int) - np.asarray(b, int)).mean() > 3
-            assert differs == (begin - 0.01 <= time_s < end - 0.01)
-        assert (mask is None) == (method == "rebuild_whole")
-
-
-def test_a_region_in_a_clip_moves_with_the_scene():
-    scene = np.asarray(Image.fromarray(photograph(40, 60, 7)).resize((300, 200)))
-    frames = [scene[20 + i : 148 + i, 100 - 3 * i : 260 - 3 * i] for i in range(8)]
-    mask = np.zeros((128, 160), bool)
-    mask[40:80, 50:100] = True
-    shifts = track(frames, mask)
-    assert shifts[0] == (0, 0)
-    assert np.abs(np.array(shifts) - [(3 * i, -i) for i in range(8)]).max() <= 1
-    assert np.array_equal(shifted(mask, 5, -7), np.roll(mask, (-7, 5), (0, 1)))
-    assert not shifted(mask, 500, 0).any()
 
 
 def test_the_command_tells_what_it_made_and_its_exit_code_tells_of_problems(tmp_path):
