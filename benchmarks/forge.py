@@ -1,7 +1,8 @@
 """How fast forgeries are made, and in how much memory: each method alone and the usual mix, on two processes.
 
 The photographs are cuts of those in the package, mirrored and resized at random to 720x720 px JPEG files, so that there
-are as many as are wanted; at 512 px, one forgery and its authentic twin of each. Memory is that of all processes
+are as many as are wanted, up to 1000; at 512 px, one forgery and its authentic twin of each, or several where
+more than 1000 are asked for. Memory is that of all processes
 together (proportional set size, looked at five times a second). Writes results/forge.json.
 
     nice python benchmarks/forge.py --counts 1000 10000 --out results/forge.json
@@ -32,6 +33,7 @@ from internvl_detect.data.sample_set import SAMPLES
 from internvl_detect.media.image import open_image
 
 SIDE_PX, SIZE_PX = 720, 512
+MOST_PHOTOGRAPHS = 1000  # more forgeries than that are several of each
 
 
 def make_photographs(folder: Path, count: int) -> None:
@@ -89,18 +91,24 @@ def run(photographs: Path, count: int, methods: list[str] | None, workers: int, 
     with tempfile.TemporaryDirectory(dir=photographs.parent) as base:
         mine = Path(base, "photographs")
         mine.mkdir()
-        for path in sorted(photographs.iterdir())[:count]:
+        files = sorted(photographs.iterdir())[:count]
+        for path in files:
             os.link(path, mine / path.name)
         options: dict[str, Any] = {"methods": methods, "rebuild": rebuild, "workers": workers, "size": SIZE_PX}
         began, cpu = time.monotonic(), cpu_s()
         with Peak() as peak:
-            result = forge_folder([mine], Path(base, "out"), per_photo=1, **options)
+            result = forge_folder([mine], Path(base, "out"), per_photo=count // len(files), **options)
         seconds = time.monotonic() - began
         while multiprocessing.active_children():
             time.sleep(0.05)
         cpu = cpu_s() - cpu
         size = sum(f.stat().st_size for f in Path(base, "out").rglob("*") if f.is_file())
-    row = {"methods": ", ".join(methods or USUAL), "photographs": count, "forgeries": result.made}
+    row = {
+        "methods": ", ".join(methods or USUAL),
+        "asked_for": count,
+        "photographs": len(files),
+        "forgeries": result.made,
+    }
     row |= {"seconds": round(seconds, 1), "forgeries_per_s": round(result.made / seconds, 1)}
     row |= {"cpu_s": round(cpu, 1), "forgeries_per_cpu_s": round(result.made / cpu, 1)}
     row |= {"peak_memory_mb": round(peak.mb), "problems": len(result.problems)}
@@ -112,7 +120,9 @@ def run(photographs: Path, count: int, methods: list[str] | None, workers: int, 
 def main() -> None:
     """The command line; see the docstring of the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--counts", type=int, nargs="+", default=[1000], help="the first for each method alone too")
+    parser.add_argument(
+        "--counts", type=int, nargs="+", default=[1000], help="forgeries; the first for each method alone too"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--autoencoder", nargs=2, metavar=("ENCODER", "DECODER"), help="measure its methods only")
     parser.add_argument("--out", type=Path, help="results so far are kept there, by what was run")
@@ -137,13 +147,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as base:
         photographs = Path(base, "photographs")
         photographs.mkdir()
-        make_photographs(photographs, max(args.counts))
+        make_photographs(photographs, min(MOST_PHOTOGRAPHS, max(args.counts)))
         for count, methods in plan:
             row = run(photographs, count, methods, args.workers, rebuild)
             if args.out:
                 before = json.loads(args.out.read_text())["runs"] if args.out.is_file() else []
-                same = ("methods", "photographs")
-                kept = [old for old in before if any(old[k] != row[k] for k in same)]
+                same = ("methods", "asked_for")
+                kept = [old for old in before if any(old.get(k) != row[k] for k in same)]
                 args.out.write_text(json.dumps({**result, "runs": [*kept, row]}, indent=1) + "\n")
 
 

@@ -99,7 +99,7 @@ def _of_grabcut(small: Array, rng: np.random.Generator, share: float) -> Array:
         cut = _largest(np.isin(found, (cv2.GC_FGD, cv2.GC_PR_FGD)))
         if abs(cut.mean() - share) < abs(best.mean() - share):
             best = cut
-        if 0.8 * share < cut.mean() < 1.25 * share:
+        if 0.6 * share < cut.mean() < 1.6 * share:
             break
         area = min(0.9, area * float(np.clip(share / max(cut.mean(), 1e-3), 0.3, 4.0)))
     return best
