@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from internvl_detect.data.forge import Finish
+from internvl_detect.data.forge.finish import Finish
 from internvl_detect.evaluate.metrics import auc, balanced_accuracy, counts_at, fake_accuracy, real_accuracy
 from internvl_detect.media.tiles import cut_tiles, normalise
 from internvl_detect.model.checkpoint import LoadedModel, load_base

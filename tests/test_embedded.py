@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from internvl_detect import Detector
-from internvl_detect.data.forge import Finish, resample
+from internvl_detect.data.forge.finish import Finish
+from internvl_detect.data.forge.plain import resample
 from internvl_detect.data.sample_set import SAMPLES
 from internvl_detect.evaluate.metrics import auc
 from internvl_detect.media.image import open_image

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from internvl_detect.data.forge import METHODS, Finish, describe, make_edited, soft_mask
+from internvl_detect.data.forge.finish import Finish
+from internvl_detect.data.forge.plain import METHODS, describe, make_edited, soft_mask
 from internvl_detect.data.labels import answer_verity
 from internvl_detect.data.sample_clip import make_clip
 from internvl_detect.errors import CheckpointError

@@ -104,3 +104,43 @@ def data_show(
         typer.echo(json.dumps(catalog_text.values_of(catalog.dataset_named(name))))
     else:
         typer.echo(catalog_text.show_text(name))
+
+
+@data.command("forge")
+def data_forge(
+    photographs: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of your photographs, or single ones.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder, or one to go on with.")] = ...,  # type: ignore[assignment]
+    methods: Annotated[str, typer.Option(help="By commas; default: all that what is given allows.")] = "",
+    per_photo: Annotated[int, typer.Option(min=1, max=1000, help="Forgeries of each photograph.")] = 2,
+    seed: int = 0,
+    faces: Annotated[list[Path] | None, typer.Option(help="Photographs of one aligned face each.")] = None,
+    autoencoder: Annotated[
+        tuple[Path, Path] | None, typer.Option(metavar="ENCODER DECODER", help="Two safetensors files.")
+    ] = None,
+    clips: Annotated[list[Path] | None, typer.Option(help="Clips, each to get an edited stretch.")] = None,
+    size: Annotated[int, typer.Option(min=128, max=8192, help="Longer side, px.")] = 512,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one a core.")] = 0,
+    engine: Annotated[str, typer.Option(help="What runs them.")] = "processes",
+    json_: Json = False,
+) -> None:
+    """Make forgeries of your own photographs: pictures, exact masks, authentic twins, words and a manifest.
+
+    \b
+      ivdetect data forge photographs/ --out forged --per-photo 4
+      ivdetect data forge photographs/ --out forged --methods splice,removal --faces portraits/ --clips clips/
+    """
+    from internvl_detect.data.forge.command import run_forge
+    from internvl_detect.progress import byte_progress
+
+    rebuild = None
+    if autoencoder is not None:
+        from internvl_detect.train.rebuild import Rebuilder
+
+        rebuild = Rebuilder(*map(str, autoencoder)).checked()
+    options: dict = {"per_photo": per_photo, "seed": seed, "faces": faces or [], "clips": clips or [], "size": size}
+    with byte_progress("forging") as progress:
+        options |= {"workers": workers, "engine": engine, "rebuild": rebuild, "progress": progress}
+        code = run_forge(photographs or [], out, methods, typer.echo, as_json=json_, **options)
+    raise typer.Exit(code)

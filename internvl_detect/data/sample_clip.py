@@ -15,7 +15,8 @@ import av
 import numpy as np
 from PIL import Image
 
-from internvl_detect.data.forge import Array, make_edited
+from internvl_detect.data.forge.finish import Array
+from internvl_detect.data.forge.plain import make_edited
 
 
 def pan(rgb: Array, count: int, size_wh: tuple[int, int]) -> list[Array]:

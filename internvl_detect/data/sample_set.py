@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from internvl_detect.data.conversations import make_row, write_jsonl, write_meta
-from internvl_detect.data.forge import Finish, describe, make_edited, resample
+from internvl_detect.data.forge.finish import Finish
+from internvl_detect.data.forge.plain import describe, make_edited, resample
 from internvl_detect.errors import ConfigError, OutputError
 from internvl_detect.media.image import open_image
 from internvl_detect.questions import IMAGE_QUESTION

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from internvl_detect.data.forge import Finish, describe, make_edited, resample
+from internvl_detect.data.forge.finish import Finish
+from internvl_detect.data.forge.plain import describe, make_edited, resample
 from internvl_detect.errors import DataError
 from internvl_detect.questions import IMAGE_QUESTION
 from internvl_detect.train.rebuild import (

@@ -14,11 +14,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -95,10 +98,17 @@ def _half_from_names(state: dict[str, Tensor], *, decoder: bool, path: Path) -> 
 
 def load_autoencoder(encoder: str | Path, decoder: str | Path) -> Autoencoder:
     """The network that two safetensors files hold, in fp32 and evaluation mode. Raises CheckpointError."""
-    enc = _half_from_names(load_file(str(encoder)), decoder=False, path=Path(encoder))
-    dec = _half_from_names(load_file(str(decoder)), decoder=True, path=Path(decoder))
+    enc = _half_from_names(_load(encoder), decoder=False, path=Path(encoder))
+    dec = _half_from_names(_load(decoder), decoder=True, path=Path(decoder))
     halvings = sum(isinstance(m, nn.Conv2d) and m.stride == (2, 2) for m in enc)
     return Autoencoder(enc, dec, 2**halvings).eval().to(memory_format=torch.channels_last)
+
+
+def _load(path: str | Path) -> dict[str, Tensor]:
+    try:
+        return load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error})", expected="a safetensors file") from None
 
 
 def _upsample(kind: str, inp: int, out: int) -> nn.Sequential:
@@ -217,3 +227,33 @@ def rebuild(net: Autoencoder, rgb: np.ndarray) -> np.ndarray:
         y = net.decoder[-1](y.float())
     out = y.clamp(0, 1)[0].permute(1, 2, 0).mul(255).round().to(torch.uint8).numpy()
     return out[:h, :w]
+
+
+@dataclass(frozen=True)
+class Rebuilder:
+    """``rebuild`` by the network of two safetensors files, as forging wants it: it travels to a process as two paths,
+    is loaded there once, and works on one thread, so that the bytes are the same for any number of processes.
+
+    Raises CheckpointError when called, if the files do not hold an encoder and its decoder.
+    """
+
+    encoder: str
+    decoder: str
+
+    def checked(self) -> Rebuilder:
+        """Itself, after the files were loaded once: a wrong one is told before any work."""
+        _loaded(self.encoder, self.decoder)
+        return self
+
+    def __call__(self, rgb: np.ndarray) -> np.ndarray:
+        net, threads = _loaded(self.encoder, self.decoder), torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return rebuild(net, rgb)
+        finally:
+            torch.set_num_threads(threads)
+
+
+@lru_cache(maxsize=2)
+def _loaded(encoder: str, decoder: str) -> Autoencoder:
+    return load_autoencoder(encoder, decoder)

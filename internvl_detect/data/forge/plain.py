@@ -1,8 +1,8 @@
-"""Forgeries made from photographs, with the exact mask of what was changed and words for what was done.
+"""Forgeries that need no OpenCV: a region with soft edges spliced, copied, resampled or rebuilt, and words for it.
 
-``make_edited`` changes a part of a picture (splice, copy-move, resampled or rebuilt region). ``Finish`` is the
-post-processing (resize, blur, sharpen, noise, JPEG) that real and forged twins must both get, from one draw, or the
-label can be read from it. Not here: networks that rebuild pictures (a ``rebuild`` function is passed in), datasets.
+The recipe that the embedded model was trained with: the same generator makes the same draws, so its corpus can be made
+again (``train.nano_corpus``); it also makes the samples in the package. For forging sets of one's own there are
+regions that follow segments, more methods and fuller words: ``methods``, ``words``, ``folder``.
 
     edited, mask, record = make_edited(rgb, np.random.default_rng(0), "splice", donor=other)
     print(describe(record, rng))
@@ -10,17 +10,16 @@ label can be read from it. Not here: networks that rebuild pictures (a ``rebuild
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-Array = np.ndarray
+from internvl_detect.data.forge.finish import KERNELS, Array
+from internvl_detect.data.forge.words import place_of
+
 METHODS = ("splice", "copy_move", "resample", "rebuild")
-KERNELS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.NEAREST)
 _NAMES = {
     "splice": ("a piece of another photograph was pasted in", "splice"),
     "copy_move": ("a part of the picture was copied there", "copy-move"),
@@ -85,17 +84,6 @@ def _shifted(rgb: Array, rng: np.random.Generator) -> Array:
     return padded[y : y + h, x : x + w]
 
 
-def place_words(mask: Array) -> str:
-    """Where the mask lies, in words: one of nine fields, from the centre of mass."""
-    ys, xs = np.nonzero(mask)
-    row = min(2, int(3 * ys.mean() / mask.shape[0]))
-    column = min(2, int(3 * xs.mean() / mask.shape[1]))
-    if row == 1 and column == 1:
-        return "middle"
-    names = ((("upper", "middle", "lower")[row]), (("left", "middle", "right")[column]))
-    return " ".join(n for n in names if n != "middle")
-
-
 def make_edited(
     rgb: Array,
     rng: np.random.Generator,
@@ -132,7 +120,7 @@ def make_edited(
         "method": method,
         "box_xyxy": [int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1],
         "share": round(float(alpha.mean()), 4),
-        "place": place_words(mask),
+        "place": place_of(mask),
     }
     return edited, mask, record
 
@@ -165,61 +153,3 @@ def describe(record: dict[str, Any], rng: np.random.Generator) -> str:
         )
     # Mostly the first: what can't be foreseen in an answer is noise to a small model that learns from it.
     return choices[int(rng.choice(3, p=(0.8, 0.1, 0.1)))]
-
-
-@dataclass(frozen=True)
-class Finish:
-    """One draw of post-processing. The same draw goes to a photograph and to its forged twin.
-
-    ``scale`` resizes with ``kernel`` (index into KERNELS); ``blur_px`` is a Gaussian's sigma; ``sharpen`` the percent
-    of an unsharp mask; ``noise`` the standard deviation of Gaussian noise in grey levels, from ``noise_seed``;
-    ``quality`` and ``subsampling`` (0: 4:4:4, 2: 4:2:0) are JPEG's.
-    """
-
-    scale: float = 1.0
-    kernel: int = 1
-    blur_px: float = 0.0
-    sharpen: int = 0
-    noise: float = 0.0
-    noise_seed: int = 0
-    quality: int = 90
-    subsampling: int = 2
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, *, quality: tuple[int, int] = (75, 95)) -> Finish:
-        """A draw: JPEG always; resize, blur, sharpening and noise each in a part of the cases only."""
-        chance = rng.random(4)
-        return cls(
-            scale=float(rng.uniform(0.75, 1.25)) if chance[0] < 0.25 else 1.0,
-            kernel=int(rng.integers(3)),
-            blur_px=float(rng.uniform(0.3, 0.8)) if chance[1] < 0.1 else 0.0,
-            sharpen=int(rng.integers(30, 120)) if chance[2] < 0.15 else 0,
-            noise=float(rng.uniform(1, 4)) if chance[3] < 0.15 else 0.0,
-            noise_seed=int(rng.integers(2**31)),
-            quality=int(rng.integers(quality[0], quality[1] + 1)),
-            subsampling=int(rng.choice([0, 2])),
-        )
-
-    def apply(self, rgb: Array, *, size: tuple[int, int] | None = None) -> bytes:
-        """The JPEG file of the picture after this draw, cut at the middle to ``size`` (width, height) if given."""
-        picture = Image.fromarray(rgb)
-        if self.scale != 1.0:
-            to = (round(picture.width * self.scale), round(picture.height * self.scale))
-            picture = picture.resize(to, KERNELS[self.kernel])
-        if self.blur_px:
-            picture = picture.filter(ImageFilter.GaussianBlur(self.blur_px))
-        if self.sharpen:
-            picture = picture.filter(ImageFilter.UnsharpMask(radius=1.0, percent=self.sharpen, threshold=0))
-        if self.noise:
-            noise = np.random.default_rng(self.noise_seed).normal(0, self.noise, (picture.height, picture.width, 3))
-            picture = Image.fromarray(np.clip(np.rint(np.asarray(picture) + noise), 0, 255).astype(np.uint8))
-        if size is not None and size != picture.size:
-            x, y = (picture.width - size[0]) // 2, (picture.height - size[1]) // 2
-            picture = picture.crop((x, y, x + size[0], y + size[1]))
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=self.quality, subsampling=self.subsampling)
-        return file.getvalue()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The draw as plain values, for the row that it made."""
-        return asdict(self)
