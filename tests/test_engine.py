@@ -11,7 +11,10 @@ import time
 import pytest
 
 from internvl_detect.data.engine import ENGINES, run_ordered
+from internvl_detect.data.shards import write_shards
 from internvl_detect.errors import ConfigError
+
+pytest_plugins = ["shard_fixtures"]
 
 
 def square_or_die(n: int) -> int | str:
@@ -67,6 +70,14 @@ def test_an_endless_source_is_enough_for_ray_and_what_travels_is_not_changed():
     expected = ["{'n': 0, 'a': None}", "{'n': 1, 'b': b'\\xff'}", "{'n': 2, 'a': [1, 'x']}"]
     assert list(itertools.islice(results, 3)) == expected
     results.close()
+
+
+def test_both_engines_write_the_same_shards(mixed, tmp_path):
+    for engine in ENGINES:
+        write_shards(mixed, tmp_path / engine, max_samples=2, engine=engine, workers=2)
+    first, second = (sorted((tmp_path / engine).iterdir()) for engine in ENGINES)
+    assert len(first) == 8 and [p.name for p in first] == [p.name for p in second]
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
 
 
 def test_ray_says_nothing_on_the_way(capfd):

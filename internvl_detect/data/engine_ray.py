@@ -60,7 +60,7 @@ def _run(work: Callable[[T], R], chunks: list[list[T]], workers: int) -> Iterato
             done = error
         return {"chunk": row["chunk"], "blob": dumps(done)}
 
-    data = ray.data.from_items(rows, override_num_blocks=len(rows))
+    data: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray 2.60 announces for 2.64 that max_retries will be given in another way
         data = data.map(each, concurrency=min(workers, len(rows)), max_retries=0)
