@@ -11,7 +11,9 @@ import pytest
 import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from internvl_detect import cli
 from internvl_detect.data.check import check
 from internvl_detect.data.conversations import read_meta
 from internvl_detect.data.shards import write_shards
@@ -46,7 +48,6 @@ def read(*tars, **options):
 
 
 def test_what_webdataset_wrote_is_read(tmp_path):
-    pytest.importorskip("webdataset")
     path = tmp_path / "theirs.tar"
     with webdataset.TarWriter(str(path)) as writer:
         for n in range(3):
@@ -100,9 +101,7 @@ def test_sparse_files_of_both_kinds_are_refused(tmp_path):
 
 def test_names_stay_names(tmp_path):
     names = ["../../up.jpg", "/etc/cron.d/x.jpg", "a/../../b.jpg", "n\n\x1b[31m.jpg", "-rf.jpg"]
-    samples, errors = read(
-        tar_of(tmp_path / "in" / "x.tar" if False else tmp_path / "x.tar", [(n, b"1") for n in names])
-    )
+    samples, errors = read(tar_of(tmp_path / "x.tar", [(name, b"1") for name in names]))
     assert len(samples) + len(errors) == 5 and {p.name for p in tmp_path.iterdir()} == {"x.tar"}
     assert not any("\x1b" in error for error in errors)
 
@@ -230,3 +229,20 @@ def test_shards_of_a_store_are_read_and_keep_their_address(photo, tmp_path):
     assert check(meta, allow_remote=True).datasets[0].usable == 1 and check(meta).n_errors == 1
     with pytest.raises(ConfigError, match="several stores"):
         shards_to_meta(["memory://a/x.tar", "s3://a/x.tar"], tmp_path / "two")
+
+
+def test_the_command_writes_shards_and_takes_those_of_others(mixed, tmp_path):
+    def run(*arguments):
+        result = CliRunner().invoke(cli.app, ["data", "shards", *map(str, arguments)])
+        return result.exit_code, result.stdout
+
+    code, out = run(mixed, "--out", tmp_path / "out", "--max-samples", 4, "--workers", 1, "--json")
+    said = json.loads(out)
+    assert code == 0 and (said["samples"], said["shards"], said["left_out"]) == (6, 2, 0)
+    code, out = run(*sorted((tmp_path / "out").glob("*.tar")), "--out", tmp_path / "again")
+    assert code == 0 and out.strip().endswith("meta.json: 0 samples or tars left out")
+    (tmp_path / "root" / "0.png").write_bytes(b"broken")
+    code, out = run(mixed, "--out", tmp_path / "less", "--workers", 1)
+    assert code == DataError.exit_code and "rows.jsonl:1" in out and "1 rows left out" in out
+    code, _ = run(mixed, mixed, "--out", tmp_path / "two")
+    assert code == ConfigError.exit_code

@@ -117,8 +117,9 @@ class _Index:
 
     def find(self, name: str) -> tuple[int, int, int, int] | None:
         """(offset, size, width, height), the last two 0 where not known; of two members of a name the first."""
-        at = int(np.searchsorted(self.hashes, np.uint64(_hash(name))))
-        if at == len(self.hashes) or self.hashes[at] != _hash(name):
+        wanted = np.uint64(_hash(name))
+        at = int(np.searchsorted(self.hashes, wanted))
+        if at == len(self.hashes) or self.hashes[at] != wanted:
             return None
         offset, size, width, height = map(int, self.numbers[at])
         return offset, size, width, height
@@ -220,12 +221,16 @@ class _Slice(io.RawIOBase):
     def tell(self) -> int:
         return self.at
 
-    def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self.size - self.at))
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self.size - self.at)
         self.file.seek(self.start + self.at)
-        content = self.file.read(wanted)
-        buffer[: len(content)] = content
+        content = self.file.read(left if size is None or size < 0 else min(size, left))
         self.at += len(content)
+        return content
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
         return len(content)
 
     def close(self) -> None:
