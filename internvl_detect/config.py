@@ -33,6 +33,7 @@ ENVIRONMENT = {
 }
 # Changing one of these in the middle of a run changes no loss (the last three: but for the draws of dropout).
 HARMLESS: tuple[str, ...] = ("resume", "logging_steps", "save_steps", "keep_checkpoints", "workers", "tensorboard")
+HARMLESS += ("allow_remote",)
 HARMLESS += ("gpus", "per_device_batch_size", "gradient_checkpointing")
 
 
@@ -88,6 +89,9 @@ class TrainConfig(_Section):
     weight_path: str = Field(default="", description="the base model's folder, or nano")
     adapter_path: str = Field(default="", description="start from this adapter instead of a new one")
     data_path: str = Field(default="", description="meta JSON, a folder of datasets, or a manifest")
+    allow_remote: bool = Field(
+        default=False, description="read pictures from object storage where the meta JSON's root is an address"
+    )
     train_data_choice: str = Field(
         default="all", description="names in the meta JSON, by commas; all: all but those validated on"
     )

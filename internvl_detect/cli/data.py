@@ -26,6 +26,7 @@ def data_check(
     out: Annotated[Path | None, typer.Option(help="Folder or manifest: write check.html and check.json here.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder or manifest: remember facts here, not beside it.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Folder or manifest: processes; 0: all cores.")] = 0,
+    allow_remote: Annotated[bool, typer.Option(help="Read from object storage where a root is an address.")] = False,
     json_: Json = False,
 ) -> None:
     """Find every broken row or file in one pass, and what gives labels away; exit code 5 when there are errors.
@@ -48,13 +49,48 @@ def data_check(
         raise typer.Exit(check_rows(rows, root, findings, typer.echo, **survey_options))
     if out is not None or cache is not None or workers:
         raise ConfigError("--out, --cache and --workers with a meta JSON", expected="a folder or manifest with these")
-    options: dict = {"choice": choice or None, "open_media": media}
+    options: dict = {"choice": choice or None, "open_media": media, "allow_remote": allow_remote}
     if model is not None:
         from internvl_detect.train.count_tokens import token_counter
 
         options |= {"token_counter": token_counter(model), "max_tokens": max_tokens}
     with byte_progress("checking") as progress:
         code = run_check(meta, typer.echo, progress, as_json=json_, **options)
+    raise typer.Exit(code)
+
+
+@data.command("shards")
+def data_shards(
+    source: Annotated[list[str], typer.Argument(help="Meta JSON; or tars of others, to be trained from as they are.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder, or one where this job was begun.")],
+    choice: Annotated[str, typer.Option(help="Only these datasets, by commas.")] = "",
+    max_bytes: Annotated[int, typer.Option(min=1, help="Media of one shard.")] = 1 << 30,
+    max_samples: Annotated[int, typer.Option(min=1, help="Rows of one shard.")] = 10_000,
+    engine: Annotated[str, typer.Option(help="processes, or ray (the extra).")] = "processes",
+    workers: Annotated[int, typer.Option(min=0, help="0: as many as there are cores.")] = 0,
+    strict: Annotated[bool, typer.Option(help="End at the first broken row.")] = False,
+    json_: Json = False,
+) -> None:
+    """Copy a training set into tar shards (WebDataset's convention), or make a training set of others' shards.
+
+    \b
+      ivdetect data shards meta.json --out shards
+      ivdetect data shards theirs-000.tar theirs-001.tar --out sets/theirs
+    """
+    from internvl_detect.progress import byte_progress
+
+    if all(name.endswith(".tar") for name in source):
+        from internvl_detect.data.shards_in import run_shards_to_meta
+
+        raise typer.Exit(run_shards_to_meta(source, out, typer.echo, as_json=json_))
+    from internvl_detect.data.shards import run_shards
+
+    if len(source) > 1:
+        raise typer.BadParameter("one meta JSON, or tars alone")
+    limits = {"max_bytes": max_bytes, "max_samples": max_samples}
+    with byte_progress("writing shards") as progress:
+        job = {"choice": choice or None, "engine": engine, "workers": workers, "strict": strict, "progress": progress}
+        code = run_shards(source[0], out, typer.echo, as_json=json_, **limits, **job)
     raise typer.Exit(code)
 
 

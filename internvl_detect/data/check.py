@@ -123,17 +123,20 @@ def check(
     open_media: bool = True,
     choice: str | None = None,
     allow_outside: bool = False,
+    allow_remote: bool = False,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Reads every row of every dataset and opens every picture and clip; never stops at the first problem.
 
     ``token_counter`` gives a sample's length in tokens, and is called from the calling thread; more than
-    ``max_tokens`` is an error. ``open_media`` False looks only whether the files are there. ``workers`` threads open
-    media. ``progress`` gets bytes of annotation files done and in all. Raises ConfigError for a wrong ``choice``.
+    ``max_tokens`` is an error. ``open_media`` False looks only whether the files are there. ``workers`` threads
+    open media. ``allow_remote`` reads from the object storage that a root names. ``progress`` gets bytes of
+    annotation files done and in all. Raises ConfigError for a wrong ``choice``.
     """
     report = Report(str(meta_path))
-    entries, findings = chosen(*parse_meta(meta_path, allow_outside=allow_outside), choice)
+    found = parse_meta(meta_path, allow_outside=allow_outside, allow_remote=allow_remote)
+    entries, findings = chosen(*found, choice)
     for finding in findings:
         report.add(finding)
     report.notes = [f"{entry.name}: {note}" for entry in entries for note in entry.notes]

@@ -20,6 +20,7 @@ from internvl_detect.data.index import AnnotationIndex
 from internvl_detect.data.jsonl import BadJson, atomically, dump, parse, read_lines
 from internvl_detect.data.jsonl import write_jsonl as write_jsonl
 from internvl_detect.data.rows import Sample, Source, read_row
+from internvl_detect.data.stores import is_address, why_not
 from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
 
@@ -34,7 +35,7 @@ MAX_DYNAMIC_PATCH = 256
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """One named dataset of a meta JSON. ``root`` and ``annotation`` are absolute.
+    """One named dataset of a meta JSON. ``root`` and ``annotation`` are absolute; ``root`` may be an allowed address.
 
     ``repeat_time`` may have a fraction: 0.25 is a stable quarter of the rows, 1.5 all of them and a half.
     ``max_tiles`` is the meta's ``max_dynamic_patch``, None where it is not set. ``length`` is what the meta says,
@@ -85,13 +86,15 @@ def read_meta(
     choice: str | None = None,
     *,
     allow_outside: bool = False,
+    allow_remote: bool = False,
     warn: Callable[[str], None] | None = None,
 ) -> list[DatasetEntry]:
     """The datasets of a meta JSON named in ``choice`` (see ``choose``), or all, in its order.
 
     Raises DataError for the first error in one of them, ConfigError for a wrong choice; ``warn`` gets the doubts.
     """
-    entries, findings = chosen(*parse_meta(path, allow_outside=allow_outside), choice)
+    found = parse_meta(path, allow_outside=allow_outside, allow_remote=allow_remote)
+    entries, findings = chosen(*found, choice)
     for finding in findings:
         if finding.level == "error":
             raise finding.as_error()
@@ -100,10 +103,15 @@ def read_meta(
     return entries
 
 
-def parse_meta(path: str | Path, *, allow_outside: bool = False) -> tuple[list[DatasetEntry], list[Finding]]:
-    """The datasets that can be used, and every finding about the others. Raises nothing."""
+def parse_meta(
+    path: str | Path, *, allow_outside: bool = False, allow_remote: bool = False
+) -> tuple[list[DatasetEntry], list[Finding]]:
+    """The datasets that can be used, and every finding about the others. Raises nothing.
+
+    ``allow_remote`` lets a ``root`` be an address of object storage (``members.SCHEMES``).
+    """
     path = Path(path)
-    reader = _MetaReader(path, allow_outside)
+    reader = _MetaReader(path, allow_outside, allow_remote)
     try:
         if path.exists() and not path.is_file():  # a pipe would wait for ever
             raise BadJson("it is no ordinary file")
@@ -134,7 +142,8 @@ def parse_meta(path: str | Path, *, allow_outside: bool = False) -> tuple[list[D
 class _MetaReader:
     """Reads the datasets of one meta JSON; collects findings as it goes."""
 
-    def __init__(self, path: Path, allow_outside: bool) -> None:
+    def __init__(self, path: Path, allow_outside: bool, allow_remote: bool) -> None:
+        self.allow_remote = allow_remote
         self.file, self.folder, self.allow_outside = str(path), Path(os.path.abspath(path)).parent, allow_outside
         self.findings: list[Finding] = []
         self.name = ""
@@ -171,16 +180,19 @@ class _MetaReader:
             if not isinstance(value, str) or (key == "annotation" and not value) or "\0" in value:
                 missing = value is None
                 self.note("meta", f'no "{key}"' if missing else f'"{key}" is {show(value)}', "a path is expected")
-            elif "://" in value[:12]:
-                self.note("meta", f'"{key}" is an address: {show(value)}', "download it and give its path")
+            elif is_address(value):
+                allowed = self.allow_remote and key == "root"
+                if hint := why_not(value, allowed=allowed):
+                    self.note("meta", f'"{key}" is an address: {show(value)}', hint)
+                paths[key] = value.rstrip("/")
             else:
                 paths[key], note = self.locate(key, value)
                 notes += [note] if note else []
-        if "annotation" in paths and not os.path.isfile(paths["annotation"]):
+        if "annotation" in paths and not is_address(paths["annotation"]) and not os.path.isfile(paths["annotation"]):
             what = "is a folder" if os.path.isdir(paths["annotation"]) else "is not there"
             tried = "; ".join(n for n in notes if n.startswith("annotation"))
             self.note("meta", f"the annotation file {what}: {paths['annotation']}", tried)
-        if "root" in paths and not os.path.isdir(paths["root"]):
+        if "root" in paths and not is_address(paths["root"]) and not os.path.isdir(paths["root"]):
             self.note("meta-root", f"the root folder is not there: {paths['root']}", level="warning")
         repeat, tiles, length = given.get("repeat_time", 1), given.get("max_dynamic_patch"), given.get("length")
         augment, domain = given.get("data_augment", False), given.get("domain")

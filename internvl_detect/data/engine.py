@@ -3,8 +3,8 @@
     for result in run_ordered(work, items, workers=2, on_lost=lambda item, why: Failure(item, why)):
 
 ``work`` is a function of a module, so that a process can find it; it catches what it expects itself. What kills its
-process (memory, a crash in a decoder) is the item's loss alone: ``on_lost`` says what stands in its place. Not here:
-what the work is.
+process (memory, a crash in a decoder) is the item's loss alone: ``on_lost`` says what stands in its place. With
+``engine="ray"`` the processes are those of a Ray cluster (``engine_ray``). Not here: what the work is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from internvl_detect.errors import ConfigError
 
 T = TypeVar("T")
 R = TypeVar("R")
-ENGINES = ("processes",)
+ENGINES = ("processes", "ray")
+DIED = "the process that worked on it died: out of memory, or a crash in a decoder"
 
 
 def run_ordered(
@@ -36,12 +37,18 @@ def run_ordered(
 ) -> Iterator[R]:
     """``work`` of every item, in order. ``workers`` 0 takes the cores there are; 1 works in this process.
 
-    ``chunk`` items travel together, and at most four chunks a worker are under way. An exception of ``work`` is raised
-    here; an item whose process dies becomes ``on_lost(item, reason)``. Raises ConfigError for an unknown engine.
+    ``chunk`` items travel together; at most four chunks a worker are under way (on Ray up to 64). An exception of
+    ``work`` is raised here; an item whose process dies becomes ``on_lost(item, reason)``. Raises ConfigError for an
+    unknown engine, and for "ray" where Ray is not installed or its cluster not reached.
     """
     if engine not in ENGINES:
         raise ConfigError(f"engine {engine!r}", expected=" or ".join(ENGINES))
     workers = workers or cores()
+    if engine == "ray":
+        from internvl_detect.data.engine_ray import run_on_ray
+
+        yield from run_on_ray(work, items, on_lost=lambda item: on_lost(item, DIED), workers=workers, chunk=chunk)
+        return
     if workers == 1:
         yield from map(work, items)
         return
@@ -88,4 +95,4 @@ def _alone(work: Callable[[T], R], item: T, on_lost: Callable[[T, str], R]) -> R
         try:
             return pool.submit(work, item).result()
         except BrokenProcessPool:
-            return on_lost(item, "the process that worked on it died: out of memory, or a crash in a decoder")
+            return on_lost(item, DIED)

@@ -42,6 +42,7 @@ def _no_constants(name: str) -> Any:
     raise BadJson(f"{name} is not valid JSON", "write a number, or null")
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
 
 
@@ -98,7 +99,7 @@ def read_lines(file: BinaryIO, max_bytes: int = MAX_LINE_BYTES) -> Iterator[tupl
 def dump(value: Any) -> str:
     """One line of JSON, readable characters kept. Raises DataError for NaN, infinities and broken strings."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = _ENCODER.encode(value)
         text.encode("utf-8")
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"a row that cannot be written as JSON: {str(error)[:120]}") from None

@@ -9,7 +9,6 @@ Streams: only what must be compared is held. Not here: readers of public dataset
 from __future__ import annotations
 
 import csv
-import dataclasses
 import hashlib
 import io
 import json
@@ -90,7 +89,7 @@ def read_manifest(
             raise error
         on_error(error)
 
-    told: set[str] = set()
+    columns: dict[str, str] = {}
     try:
         if Path(path).exists() and not Path(path).is_file():  # a pipe would wait for ever
             raise DataError(f"the manifest {path} is no ordinary file", expected="CSV or JSONL")
@@ -98,11 +97,14 @@ def read_manifest(
             is_jsonl = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
             file.seek(0)
             for line, given in (_jsonl if is_jsonl else _csv)(file, bad):
-                fields = {name: given[key] for key in given if (name := _column(key)) in COLUMNS}
-                for key in given.keys() - told:
-                    told.add(key)
-                    if _column(key) not in COLUMNS and warn is not None:
-                        warn(f"{path}: column {show(key)} is not read; {did_you_mean(key, COLUMNS)}")
+                fields: dict[str, Any] = {}
+                for key, value in given.items():
+                    if key not in columns:
+                        columns[key] = _column(key)
+                        if columns[key] not in COLUMNS and warn is not None:
+                            warn(f"{path}: column {show(key)} is not read; {did_you_mean(key, COLUMNS)}")
+                    if columns[key] in COLUMNS:
+                        fields[columns[key]] = value
                 try:
                     row = _row(fields)
                 except ValueError as error:
@@ -131,13 +133,21 @@ def _row(fields: Mapping[str, Any]) -> ManifestRow:
     label = normalise_label(fields["label"])
     if label is None:
         raise ValueError(f"unknown label {show(fields['label'])}", "known: " + ", ".join(LABELS) + ", and aliases")
-    texts = {}
-    for name, value in fields.items():
-        value = "" if value is None else str(value) if isinstance(value, int) and name != "path" else value
-        if not isinstance(value, str) or "\0" in value or not well_formed(value):
-            raise ValueError(f'"{name}" is {show(value)}', "valid UTF-8 text is expected")
-        texts[name] = value
-    return ManifestRow(**{**texts, "label": label})
+    texts = {name: _text(name, value) for name, value in fields.items()}
+    together = "".join(texts.values())
+    if "\0" in together or not well_formed(together):
+        name, value = next((n, t) for n, t in texts.items() if "\0" in t or not well_formed(t))
+        raise ValueError(f'"{name}" is {show(value)}', "valid UTF-8 text is expected")
+    texts["label"] = label
+    return ManifestRow(**texts)
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, int) and name != "path"):
+        return "" if value is None else str(value)
+    raise ValueError(f'"{name}" is {show(value)}', "valid UTF-8 text is expected")
 
 
 def _jsonl(file: BinaryIO, bad: Callable[..., None]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -230,7 +240,7 @@ def split_by_group(rows: Iterable[ManifestRow], fractions: Mapping[str, float], 
     negative or do not sum to 1.
     """
     shares = check_fractions(fractions)
-    return (dataclasses.replace(row, split=place_group(row.group, shares, seed)) for row in rows)
+    return (ManifestRow(**{**vars(row), "split": place_group(row.group, shares, seed)}) for row in rows)
 
 
 def check_fractions(fractions: Mapping[str, float]) -> dict[str, float]:

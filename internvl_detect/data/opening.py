@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, BinaryIO
 
 from internvl_detect.data.findings import show
+from internvl_detect.data.members import opened
 from internvl_detect.data.rows import Sample
-from internvl_detect.errors import MediaError
+from internvl_detect.data.stores import NotThere
+from internvl_detect.errors import MediaError, OutputError
 
 _REMEMBERED = 8192
 
@@ -45,23 +48,35 @@ class MediaDesk:
 
 def media_problem(kind: str, path: str, clip_s: tuple[float, float] | None = None, *, open_it: bool = True) -> Problem:
     """(code, problem, hint) when a picture ("image") or clip ("video") is missing or cannot be decoded; else None."""
-    try:
-        if not os.path.exists(path):
-            return "missing-file", f"{kind} not found: {show(path, 300)}", "paths are read from the dataset's root"
-        if not os.path.isfile(path):
-            return "missing-file", f"not a file: {show(path, 300)}", ""
+
+    def use(source: str | BinaryIO) -> None:
         if open_it and kind == "video":
             from internvl_detect.media.video import open_video
 
-            open_video(path, frames=8, bound=clip_s)
+            open_video(source, frames=8, bound=clip_s)
         elif open_it:
             from internvl_detect.media.image import open_image
 
-            open_image(path)
+            open_image(source)
+
+    return problem_with(path, kind, use)
+
+
+def problem_with(path: str, kind: str, use: Callable[[str | BinaryIO], None]) -> Problem:
+    """(code, problem, hint) when the file that a row names is missing or ``use`` cannot read it; else None."""
+    try:
+        with opened(path) as source:
+            if source is path and not os.path.exists(path):
+                return "missing-file", f"{kind} not found: {show(path, 300)}", "paths are read from the dataset's root"
+            if source is path and not os.path.isfile(path):
+                return "missing-file", f"not a file: {show(path, 300)}", ""
+            use(source)
+    except NotThere as error:
+        return "missing-file", error.found, error.do
     except MediaError as error:
         found = error.found if path in error.found else f"{show(path, 300)}: {error.found}"
         return "unreadable-media", found, error.do or error.expected
-    except ImportError:
+    except (ImportError, OutputError):
         raise
     except Exception as error:  # whatever a decoder throws at a stranger's file must not end the check
         return "unreadable-media", f"{show(path, 300)}: {type(error).__name__}: {show(str(error), 120)}", ""

@@ -8,6 +8,7 @@ one picture or clip is given and no marker is written. Not here: whole files (``
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 from internvl_detect.data.findings import Finding, Level, did_you_mean, show
 from internvl_detect.data.jsonl import BadJson, parse, well_formed
 from internvl_detect.data.labels import LABELS, Verity, answer_verity, normalise_label, verity
+from internvl_detect.data.stores import is_address
 
 T = TypeVar("T")
 
@@ -48,11 +50,12 @@ class Source:
 class Sample:
     """One training conversation.
 
-    ``images`` and ``video`` are absolute paths. ``turns`` are (role, text), role "user" or "assistant" in turn,
-    beginning with "user" and ending with "assistant"; the user texts hold exactly one ``<image>`` per image; that of
-    a clip begins with ``<video>`` and a newline. ``label`` is what the row says, else what its first answer says.
-    ``clip_s`` bounds a video to (start, end) seconds. ``max_tiles`` is None where the dataset does not set it. ``mask``
-    is the absolute path of the picture that marks what was edited, where the row names one.
+    ``images`` and ``video`` are absolute paths, or addresses, for ``members.opened``. ``turns`` are (role, text),
+    role "user" or "assistant" in turn, beginning with "user" and ending with "assistant"; the user texts hold
+    exactly one ``<image>`` per image; that of a clip begins with ``<video>`` and a newline. ``label`` is what the
+    row says, else what its first answer says. ``clip_s`` bounds a video to (start, end) seconds. ``max_tiles`` is
+    None where the dataset does not set it. ``mask`` is the absolute path of the picture that marks what was edited,
+    where the row names one.
     """
 
     dataset: str
@@ -108,6 +111,11 @@ class _Reader:
             raise self.reject("media-path", f'"{key}" is an address: {show(name)}', "download it and give its path")
         if "\0" in name or not well_formed(name):
             raise self.reject("media-path", f'"{key}" holds characters no path can have: {show(name)}')
+        if is_address(self.source.root):
+            inner = posixpath.normpath(name)
+            if inner.startswith(("/", "../")) or inner == "..":
+                raise self.reject("outside-root", f'"{key}" leads out of the dataset\'s root: {show(name)}')
+            return f"{self.source.root}/{inner}"
         joined = os.path.normpath(os.path.join(self.source.root, name))
         inside = joined == self.source.root or joined.startswith(self.source.root.rstrip(os.sep) + os.sep)
         if not inside and not self.source.allow_outside:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image as PILImage
 
 from internvl_detect.config import TrainConfig
 from internvl_detect.data.conversations import AnnotationIndex, DatasetEntry, Sample, choose, read_meta
+from internvl_detect.data.members import opened, stated_size
 from internvl_detect.errors import ConfigError, DataError, IvdetectError
 from internvl_detect.media.image import open_image
 from internvl_detect.media.tiles import TileSettings, count_tiles
@@ -204,7 +205,7 @@ def open_corpus(config: TrainConfig, choice: str, *, seed: int = 0, without: str
         path = path / "meta.json"
     if not path.is_file():
         raise ConfigError(f"data_path {path} is not there", expected="a meta JSON, or a folder holding meta.json")
-    entries = read_meta(path)
+    entries = read_meta(path, allow_remote=config.allow_remote)
     if choice.strip().lower() not in ("", "all"):
         entries = choose(entries, choice)
     elif without.strip():
@@ -235,16 +236,25 @@ def overlap(training: Corpus, validation: Corpus) -> str:
 
 
 def picture_size(path: str) -> tuple[int, int]:
-    """Upright (width, height) in pixels from the file's header; decodes only what PIL cannot read that way."""
+    """Upright (width, height) in pixels from a shard's index or the file's header; decodes only where neither tells."""
+    if stated := stated_size(path):
+        return stated
+    with opened(path) as source:
+        return _size_of(source)
+
+
+def _size_of(source: str | BinaryIO) -> tuple[int, int]:
     try:
-        with PILImage.open(path) as picture:
+        with PILImage.open(source) as picture:
             width, height = picture.size
             # A PNG without early EXIF would be decoded whole by getexif.
             early = picture.format != "PNG" or "exif" in picture.info
             turned = early and picture.getexif().get(_ORIENTATION) in _TURNED
             return (height, width) if turned else (width, height)
     except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError):
-        picture = open_image(path)
+        if not isinstance(source, str):
+            source.seek(0)
+        picture = open_image(source)
         return picture.width, picture.height
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from internvl_detect.data.conversations import Sample
-from internvl_detect.errors import IvdetectError, OutputError
+from internvl_detect.data.members import opened, stated_size
+from internvl_detect.errors import IvdetectError, MediaError, OutputError
 from internvl_detect.media.image import open_image
 from internvl_detect.media.tiles import TileSettings, count_tiles, cut_tiles
 from internvl_detect.train.collate import Broken, Item, Row
@@ -77,10 +78,10 @@ def encode_sample(sample: Sample, encoding: Encoding, rng: np.random.Generator |
         for frame in _frames(sample, len(counts)):
             pixels.append(cut_tiles(frame, fit.settings, seed=seed).pixels[:1])
     else:
-        opened = [open_image(path).rgb for path in sample.images]
-        fit = encoding.fit(sample, [p.size for p in opened])
+        pictures = [_picture(path) for path in sample.images]
+        fit = encoding.fit(sample, [p.size for p in pictures])
         counts = []
-        for picture, planned in zip(opened, fit.tiles_per_image, strict=True):
+        for picture, planned in zip(pictures, fit.tiles_per_image, strict=True):
             settings = fit.settings
             if rng is not None and sample.data_augment:
                 picture = _augmented(picture, rng)
@@ -113,11 +114,20 @@ def _augmented(picture: Any, rng: np.random.Generator) -> Any:
     return augment(picture, rng)
 
 
+def _picture(path: str) -> Any:
+    with opened(path) as source:
+        picture = open_image(source).rgb
+    if stated_size(path) not in (None, picture.size):  # its row was packed by that size
+        raise MediaError(f"{path} is not of the size that its shard's index says", expected=f"{stated_size(path)} px")
+    return picture
+
+
 def _frames(sample: Sample, count: int) -> Sequence[Any]:
     from internvl_detect.media.video import open_video
 
     bound = getattr(sample, "clip_s", None)
-    return open_video(sample.video, frames=count, bound=bound).frames
+    with opened(sample.video or "") as source:
+        return open_video(source, frames=count, bound=bound).frames
 
 
 def append_line(path: str, row: dict[str, Any]) -> None:
