@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,12 @@ def square_or_die(n: int) -> int | str:
 
 def as_text(item: object) -> str:
     return repr(item)
+
+
+def wait_long(n: int) -> int:
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+    return n
 
 
 def lost(item: int, why: str) -> str:
@@ -98,3 +106,25 @@ def test_an_exception_of_the_work_is_raised_and_an_unknown_engine_refused():
             list(run_ordered(square_or_die, [1000], engine=engine, workers=2, on_lost=lost))
     with pytest.raises(ConfigError, match="engine 'cluster'"):
         list(run_ordered(square_or_die, [1], engine="cluster", on_lost=lost))
+
+
+def test_workers_end_with_a_parent_that_was_killed():
+    code = "import test_engine as t\nlist(t.run_ordered(t.wait_long, [1, 2], workers=2, chunk=1, on_lost=t.lost))"
+    code = "if __name__ == '__main__':\n    " + code.replace("\n", "\n    ")
+    here = Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
+    with subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) as parent:
+        workers = [int(parent.stdout.readline()) for _ in range(2)]
+        parent.kill()
+    until = time.monotonic() + 30
+    while any(alive(pid) for pid in workers):
+        assert time.monotonic() < until, "a worker outlived its parent"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be taken note of does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False

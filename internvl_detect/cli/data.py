@@ -41,10 +41,10 @@ def data_check(
     from internvl_detect.progress import byte_progress
 
     if is_for_survey(meta):
-        if choice or model is not None:
-            raise ConfigError("--choice and --model with a folder or manifest", expected="a meta JSON with these")
+        if model is not None:
+            raise ConfigError("--model with a folder or manifest", expected="a meta JSON with it")
         findings: list = []
-        rows, root = rows_of(meta, findings)
+        rows, root = rows_of(meta, findings, choice)
         survey_options: dict = {"out": out, "as_json": json_, "cache": cache, "workers": workers, "open_media": media}
         raise typer.Exit(check_rows(rows, root, findings, typer.echo, **survey_options))
     if out is not None or cache is not None or workers:

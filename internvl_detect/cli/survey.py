@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from internvl_detect.data.choice import parse_choice, select
 from internvl_detect.data.facts_cache import CACHE_NAME
-from internvl_detect.data.findings import Finding, show
-from internvl_detect.data.manifest import ManifestRow, read_manifest
-from internvl_detect.errors import DataError
-
-MANIFESTS = ("manifest.csv", "manifest.jsonl")
+from internvl_detect.data.findings import Finding
+from internvl_detect.data.manifest import ManifestRow
+from internvl_detect.data.readers import find_datasets
 
 
 def is_for_survey(path: Path) -> bool:
@@ -22,25 +21,13 @@ def is_for_survey(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() in (".csv", ".tsv", ".jsonl")
 
 
-def rows_of(path: Path, findings: list[Finding]) -> tuple[Iterable[ManifestRow], Path]:
-    """(rows, root) of a manifest, or of the manifest in a folder. Rows that cannot be read go to ``findings``.
+def rows_of(path: Path, findings: list[Finding], choice: str = "") -> tuple[Iterable[ManifestRow], Path]:
+    """(rows, root) of the datasets in a folder, or of a manifest; ``findings`` grows while the rows are read.
 
-    Raises DataError for a folder without a manifest.
+    ``choice`` takes some of them (``ps|CASIA2,FR``). Raises DataError where nothing is found, ConfigError.
     """
-    if path.is_dir():
-        found = [path / name for name in MANIFESTS if (path / name).is_file()]
-        if not found:
-            names = " or ".join(MANIFESTS)
-            raise DataError(f"no manifest in the folder {show(str(path), 300)}", expected=names)
-        path = found[0]
-
-    def bad(error: DataError) -> None:
-        findings.append(Finding("error", "bad-row", path.name, 0, error.found.removeprefix(f"{path}:"), error.do))
-
-    def warn(text: str) -> None:
-        findings.append(Finding("warning", "unknown-column", path.name, 0, text.removeprefix(f"{path}: ")))
-
-    return read_manifest(path, on_error=bad, warn=warn), path.parent
+    found = find_datasets(path, note=findings.append)
+    return select(found, parse_choice(choice), note=findings.append), path if path.is_dir() else path.parent
 
 
 def check_rows(

@@ -17,11 +17,8 @@ from pathlib import Path
 
 from internvl_detect.data.findings import Finding, Level, show
 from internvl_detect.data.jsonl import well_formed
+from internvl_detect.media.source import CLIP_SUFFIXES, PICTURE_SUFFIXES
 
-_PICTURES = "jpg jpeg jpe jfif png webp gif bmp tif tiff avif heic heif"
-_CLIPS = "mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts flv ogv wmv 3gp"
-PICTURES = frozenset(f".{suffix}" for suffix in _PICTURES.split())
-CLIPS = frozenset(f".{suffix}" for suffix in _CLIPS.split())
 LISTS = frozenset((".csv", ".tsv", ".jsonl", ".json"))
 PACKED = frozenset((".parquet", ".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"))
 MAX_DEPTH = 32
@@ -48,7 +45,7 @@ def suffix_of(name: str) -> str:
 
 def is_media(name: str) -> bool:
     """Whether the suffix is that of a picture or a clip."""
-    return (suffix := suffix_of(name)) in PICTURES or suffix in CLIPS
+    return (suffix := suffix_of(name)) in PICTURE_SUFFIXES or suffix in CLIP_SUFFIXES
 
 
 def joined(*parts: str) -> str:
@@ -131,7 +128,7 @@ class Walk:
             elif suffix in LISTS and len(lists) < MAX_LISTS:
                 lists.append(name)
             else:
-                media += suffix in PICTURES or suffix in CLIPS
+                media += suffix in PICTURE_SUFFIXES or suffix in CLIP_SUFFIXES
                 packed += suffix in PACKED
         return Glance(tuple(sorted(folders)), tuple(sorted(lists)), media, packed)
 

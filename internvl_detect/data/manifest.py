@@ -24,6 +24,7 @@ from internvl_detect.data.findings import did_you_mean, show
 from internvl_detect.data.jsonl import MAX_LINE_BYTES, BadJson, atomically, dump, parse, read_lines, well_formed
 from internvl_detect.data.labels import LABELS, normalise_label, verity
 from internvl_detect.errors import ConfigError, DataError
+from internvl_detect.media.source import CLIP_SUFFIXES
 from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
 
 COLUMNS = (
@@ -31,7 +32,6 @@ COLUMNS = (
     *("dataset", "domain", "domain_tag", "words"),
 )
 _ALIASES = {"license": "licence", "file": "path", "filename": "path", "filepath": "path", "group": "group_id"}
-_CLIPS = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class ManifestRow:
     def is_video(self) -> bool:
         """By ``kind``; by the end of the path where ``kind`` says neither."""
         kind = self.kind.strip().lower()
-        return kind.startswith("video") or (not kind.startswith("image") and self.path.lower().endswith(_CLIPS))
+        return kind.startswith("video") or (
+            not kind.startswith("image") and self.path.lower().endswith(tuple(CLIP_SUFFIXES))
+        )
 
     @property
     def group(self) -> str:

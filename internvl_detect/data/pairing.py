@@ -13,7 +13,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
-from internvl_detect.data.folders import PICTURES, suffix_of
+from internvl_detect.data.folders import suffix_of
+from internvl_detect.media.source import PICTURE_SUFFIXES
 
 FOLDERS = frozenset(("mask", "masks", "gt", "groundtruth", "ground_truth", "ground-truth", "edgemask"))
 # What stands behind (or before) a picture's stem in the name of its mask: CASIA "_gt", IMD2020 "_mask", Columbia
@@ -53,7 +54,7 @@ class MaskIndex:
         self.n_other = 0
         for name in sorted(names, key=lambda n: (suffix_of(n) != ".png", n)):
             stem = os.path.splitext(name)[0]
-            if suffix_of(name) not in PICTURES:
+            if suffix_of(name) not in PICTURE_SUFFIXES:
                 self.n_other += 1
             elif rule is None or not rule.fullmatch(stem):
                 self._by_stem.setdefault(stem, name)
@@ -79,7 +80,7 @@ class MaskIndex:
 
 def masks_beside(names: Iterable[str]) -> dict[str, str]:
     """{picture: mask} of the pictures of one folder whose mask lies beside them, like IMD2020's ``c8_mask.png``."""
-    pictures = [name for name in names if suffix_of(name) in PICTURES]
+    pictures = [name for name in names if suffix_of(name) in PICTURE_SUFFIXES]
     marked = {name for name in pictures if _is_marked(os.path.splitext(name)[0].lower())}
     if not marked:
         return {}

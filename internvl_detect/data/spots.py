@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from internvl_detect.data.folders import CLIPS, Note, Walk, is_media, joined, printable, suffix_of
+from internvl_detect.data.folders import Note, Walk, is_media, joined, printable, suffix_of
 from internvl_detect.data.layouts import Spot, contradicts, tag_of
 from internvl_detect.data.listings import SPLITS, TELLS_LABELS, Listed, read_listing
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.data.pairing import MaskIndex, is_mask_folder, masks_beside
 from internvl_detect.data.sources import Sources
+from internvl_detect.media.source import CLIP_SUFFIXES
 
 if TYPE_CHECKING:
     from internvl_detect.data.readers import FoundSet
@@ -145,7 +146,7 @@ class _SpotReader:
             return None
         if label != part.label:
             tag = tag_of(label, spot.dataset.domain)
-        is_clip = suffix_of(name) in CLIPS
+        is_clip = suffix_of(name) in CLIP_SUFFIXES
         mask = ""
         if label != "real" and not is_clip:
             if listed.mask:

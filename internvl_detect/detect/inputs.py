@@ -9,11 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from internvl_detect.errors import ConfigError, MediaError
-from internvl_detect.media.source import sniff_file
-
-PICTURES = "jpg jpeg jpe jfif png webp gif bmp tif tiff avif heic heif"
-CLIPS = "mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts flv ogv wmv 3gp"
-SUFFIXES = frozenset(f".{name}" for name in f"{PICTURES} {CLIPS}".split())
+from internvl_detect.media.source import CLIP_SUFFIXES, PICTURE_SUFFIXES, sniff_file
 
 
 def find_media(arguments: Sequence[str], stdin: TextIO | None = None) -> list[str]:
@@ -56,7 +52,7 @@ def _paths(root: str, names: Iterable[str]) -> Iterator[str]:
 
 
 def _is_media(path: str) -> bool:
-    if Path(path).suffix.lower() in SUFFIXES:
+    if Path(path).suffix.lower() in PICTURE_SUFFIXES | CLIP_SUFFIXES:
         return True
     try:
         return sniff_file(path) is not None

@@ -17,6 +17,14 @@ from internvl_detect.errors import MediaError
 Source = str | Path | bytes | bytearray | memoryview | BinaryIO
 CHUNK = 1 << 20
 HEAD = 4096  # bytes that are enough to tell what a file is
+# What names promise, for walks through folders; what a file is, its bytes say.
+PICTURE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
+)
+CLIP_SUFFIXES = frozenset(
+    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".ogv", ".wmv")
+    + (".3gp",)
+)
 
 _AVIF = {b"avif", b"avis"}
 _HEIF = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1", b"mif2"}

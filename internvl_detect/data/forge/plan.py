@@ -20,9 +20,8 @@ from internvl_detect.data.forge.opencv import need_cv2
 from internvl_detect.data.forge.regions import KINDS, NEED_CV2
 from internvl_detect.data.manifest import ManifestRow, split_by_group
 from internvl_detect.errors import ConfigError, DataError
+from internvl_detect.media.source import CLIP_SUFFIXES, PICTURE_SUFFIXES
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif")
-CLIPS = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
 SHARES = (("train", 0.8), ("val", 0.1), ("test", 0.1))
 USUAL = ("splice", "copy_move", "removal", "poisson")
 DONORS = 6  # neighbours that a photograph may take a piece from; few, so that decoded ones are used again
@@ -103,7 +102,7 @@ def find_sources(
     go) is passed over. Raises DataError for a path that is not
     there, or for no file at all.
     """
-    suffixes = CLIPS if kind == "clip" else PICTURES
+    suffixes = CLIP_SUFFIXES if kind == "clip" else PICTURE_SUFFIXES
     found: list[Source] = []
     used: dict[str, int] = {}
     for given in map(Path, paths):
