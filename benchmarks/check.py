@@ -27,7 +27,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from internvl_detect.data.duplicates import alike
+from internvl_detect.data.survey.duplicates import alike
 
 OUT = Path(__file__).parents[1] / "results" / "check.json"
 PICTURES = 300

@@ -29,7 +29,7 @@ from PIL import Image
 
 from internvl_detect.data.forge import METHODS, forge_folder
 from internvl_detect.data.forge.plan import USUAL
-from internvl_detect.data.sample_set import SAMPLES
+from internvl_detect.data.samples.sample_set import SAMPLES
 from internvl_detect.media.image import open_image
 
 SIDE_PX, SIZE_PX = 720, 512

@@ -613,7 +613,7 @@ def rows_of_samples() -> dict[str, Any]:
 def trained_by_command(folder: Path, work: Path, steps: int) -> dict[str, Any]:
     """``ivdetect train`` as a user starts it: forged samples of the package, the default recipe, a few steps."""
     from internvl_detect.config import load_train_config
-    from internvl_detect.data.sample_set import make_sample_set
+    from internvl_detect.data.samples.sample_set import make_sample_set
     from internvl_detect.train.finetune import run
 
     meta = make_sample_set(work / "samples", pairs=32, test_pairs=4)

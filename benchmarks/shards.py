@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from internvl_detect.data.conversations import make_row, read_meta, write_jsonl, write_meta
-from internvl_detect.data.members import opened
-from internvl_detect.data.shards import write_shards
-from internvl_detect.data.shards_in import read_shards
+from internvl_detect.data.conversations.meta import make_row, read_meta, write_jsonl, write_meta
+from internvl_detect.data.shards.foreign import read_shards
+from internvl_detect.data.shards.writing import write_shards
+from internvl_detect.data.storage.members import opened
 from internvl_detect.media.image import open_image
 
 OUT = Path(__file__).parents[1] / "results" / "shards.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from internvl_detect.data.conversations import make_row, write_jsonl, write_meta
+from internvl_detect.data.conversations.meta import make_row, write_jsonl, write_meta
 
 TEXT = ("Is it fake?", "No.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from internvl_detect.data import shard_file
+from internvl_detect.data.shards import shard_file
 
 WRITE, LOOK = shard_file.write_shard, shard_file.check_alone
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from internvl_detect.data.conversations import read_meta
+from internvl_detect.data.conversations.meta import read_meta
 from internvl_detect.train.dataset import encode_sample
 
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internvl_detect.data.conversations import DatasetEntry, make_row, read_meta, write_jsonl, write_meta
-from internvl_detect.data.index import AnnotationIndex, pick_rows
+from internvl_detect.data.conversations.index import AnnotationIndex, pick_rows
+from internvl_detect.data.conversations.meta import DatasetEntry, make_row, read_meta, write_jsonl, write_meta
 from internvl_detect.data.jsonl import dump, read_lines
 from internvl_detect.errors import ConfigError, DataError, IvdetectError, OutputError
 

@@ -13,10 +13,10 @@ from dataset_makers import README_TREE, fill, readme_tree
 from typer.testing import CliRunner
 
 from internvl_detect.cli import app
-from internvl_detect.data import catalog as module
-from internvl_detect.data import catalog_text
-from internvl_detect.data.catalog import UNSTATED, Dataset, catalog, dataset_named, key, load_catalog
-from internvl_detect.data.readers import find_datasets
+from internvl_detect.data.datasets import catalog as module
+from internvl_detect.data.datasets import command as catalog_text
+from internvl_detect.data.datasets.catalog import UNSTATED, Dataset, catalog, dataset_named, key, load_catalog
+from internvl_detect.data.datasets.readers import find_datasets
 from internvl_detect.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,7 +133,8 @@ def test_the_codes_of_the_page_are_those_of_the_readers() -> None:
         re.findall(r"`([a-z-]+)`", " ".join(re.findall(r"^\| (`.*?) \|", table[0] if table else "", flags=re.M)))
     )
     package = ROOT / "internvl_detect" / "data"
-    sources = "".join((package / f"{n}.py").read_text("utf-8") for n in ("folders", "readers", "spots", "listings"))
+    readers = ("folders", "datasets/readers", "datasets/spots", "datasets/listings")
+    sources = "".join((package / f"{name}.py").read_text("utf-8") for name in readers)
     made = set(re.findall(r'"(?:error|warning)", "([a-z-]+)"', sources))
     made |= set(re.findall(r'Finding\("error", "([a-z-]+)"', sources)) - {"error"}
     assert made == told and len(made) > 15
@@ -170,7 +171,7 @@ def test_the_worked_example_adds_a_dataset(tmp_path: Path, monkeypatch: pytest.M
     known: tuple[Dataset, ...] = (*catalog(), *rows)
     monkeypatch.setattr(module, "catalog", lambda: known)
     for user in ("layouts", "readers"):
-        monkeypatch.setattr(f"internvl_detect.data.{user}.catalog", lambda: known)
+        monkeypatch.setattr(f"internvl_detect.data.datasets.{user}.catalog", lambda: known)
     paths = ["x/Authentic/12.jpg", "x/Forged_JPEG100/12_3.jpg", "x/Forged_JPEG75/12_3.jpg", "x/Mask/12_mask.png"]
     findings: list = []
     found = find_datasets(fill(tmp_path, paths), note=findings.append)

@@ -12,13 +12,21 @@ from dataset_makers import fill, readme_tree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internvl_detect.data.catalog import Dataset, plain_dataset
-from internvl_detect.data.choice import Pick, Selection, Term, load_selection, parse_choice, parse_terms, select
-from internvl_detect.data.conversations import DatasetEntry, choose
+from internvl_detect.data.conversations.meta import DatasetEntry, choose
+from internvl_detect.data.datasets.catalog import Dataset, plain_dataset
+from internvl_detect.data.datasets.choice import (
+    Pick,
+    Selection,
+    Term,
+    load_selection,
+    parse_choice,
+    parse_terms,
+    select,
+)
+from internvl_detect.data.datasets.readers import find_datasets
 from internvl_detect.data.findings import Finding
 from internvl_detect.data.labels import verity
 from internvl_detect.data.manifest import ManifestRow, write_manifest
-from internvl_detect.data.readers import find_datasets
 from internvl_detect.errors import ConfigError
 
 

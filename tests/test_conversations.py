@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internvl_detect.data.conversations import (
+from internvl_detect.data.conversations.meta import (
     IMAGE_QUESTION,
     DatasetEntry,
     choose,
@@ -21,9 +21,9 @@ from internvl_detect.data.conversations import (
     write_jsonl,
     write_meta,
 )
+from internvl_detect.data.conversations.rows import Source, read_row
 from internvl_detect.data.jsonl import dump
 from internvl_detect.data.labels import answer_verity, normalise_label
-from internvl_detect.data.rows import Source, read_row
 from internvl_detect.errors import ConfigError, DataError
 
 GOOD = make_row("Is it real?", "Yes.", image="a.png")
@@ -325,7 +325,7 @@ def test_no_json_value_breaks_the_row_or_the_meta_reader(
 
 def test_the_data_room_imports_no_torch() -> None:
     code = (
-        "import sys, internvl_detect.data.check, internvl_detect.data.manifest; "
+        "import sys, internvl_detect.data.conversations.check, internvl_detect.data.manifest; "
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'peft', 'PIL', 'av')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from internvl_detect.data import check as check_module
-from internvl_detect.data.check import Report, check, run_check
-from internvl_detect.data.conversations import make_row, write_jsonl, write_meta
+from internvl_detect.data.conversations import check as check_module
+from internvl_detect.data.conversations.check import Report, check, run_check
+from internvl_detect.data.conversations.meta import make_row, write_jsonl, write_meta
+from internvl_detect.data.conversations.rows import Sample
 from internvl_detect.data.jsonl import dump
-from internvl_detect.data.rows import Sample
 from internvl_detect.errors import ConfigError, DataError
 
 
@@ -244,7 +244,7 @@ def test_the_page_on_the_format_shows_rows_that_pass_and_names_every_code(tmp_pa
     assert [d.text + d.image + d.video for d in report.datasets] == [4, 4]
     code = re.compile(r'(?:note|reject)\(\s*(?:"error",|"warning",)?\s*"([a-z-]+)"|return "([a-z-]+)", f"')
     sources = [
-        home / "internvl_detect" / "data" / f"{name}.py" for name in ("rows", "conversations", "check", "opening")
+        home / "internvl_detect/data/conversations" / f"{name}.py" for name in ("rows", "meta", "check", "opening")
     ]
     used = {a or b for source in sources for a, b in code.findall(source.read_text(encoding="utf-8"))}
     assert len(used) > 25 and {c for c in used if f"`{c}`" not in page} == {"error"}  # the level, where the code varies

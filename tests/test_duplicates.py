@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from internvl_detect.data import duplicates
-from internvl_detect.data.duplicates import MOST_BITS, alike, exact_copies, near_copies
 from internvl_detect.data.manifest import ManifestRow
-from internvl_detect.data.survey import Survey, survey
+from internvl_detect.data.survey import duplicates
+from internvl_detect.data.survey.duplicates import MOST_BITS, alike, exact_copies, near_copies
+from internvl_detect.data.survey.whole import Survey, survey
 
 
 def scene(seed: int, size: tuple[int, int] = (200, 160)) -> Image.Image:

@@ -13,7 +13,7 @@ import pytest
 from internvl_detect import Detector
 from internvl_detect.data.forge.finish import Finish
 from internvl_detect.data.forge.plain import resample
-from internvl_detect.data.sample_set import SAMPLES
+from internvl_detect.data.samples.sample_set import SAMPLES
 from internvl_detect.evaluate.metrics import auc
 from internvl_detect.media.image import open_image
 
@@ -77,7 +77,7 @@ def test_the_demo_trains_judges_and_leaves_rows_masks_and_a_report(tmp_path):
 
 
 def test_the_fine_tuning_script_takes_its_settings_from_the_environment(tmp_path):
-    from internvl_detect.data.sample_set import make_sample_set
+    from internvl_detect.data.samples.sample_set import make_sample_set
 
     meta = make_sample_set(tmp_path / "samples", pairs=4, test_pairs=6)
     ran = run_script(

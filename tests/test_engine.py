@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from internvl_detect.data.engine import ENGINES, run_ordered
-from internvl_detect.data.shards import write_shards
+from internvl_detect.data.shards.writing import write_shards
 from internvl_detect.errors import ConfigError
 
 pytest_plugins = ["shard_fixtures"]

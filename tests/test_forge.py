@@ -32,7 +32,7 @@ from internvl_detect.data.forge.regions import KINDS
 from internvl_detect.data.forge.superpixels import grow, superpixels
 from internvl_detect.data.forge.words import PLACES, TRACES
 from internvl_detect.data.labels import LABELS, answer_verity
-from internvl_detect.data.sample_set import SAMPLES
+from internvl_detect.data.samples.sample_set import SAMPLES
 from internvl_detect.errors import ConfigError, DataError
 
 

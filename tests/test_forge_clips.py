@@ -16,7 +16,7 @@ from test_forge_folder import records_of, save_photographs
 from internvl_detect.data.forge import clips, facts_of, facts_of_record, forge_clip, forge_folder, words_of
 from internvl_detect.data.forge.clips import read_frames, shifted, track
 from internvl_detect.data.manifest import read_manifest
-from internvl_detect.data.sample_clip import make_clip
+from internvl_detect.data.samples.sample_clip import make_clip
 from internvl_detect.errors import CheckpointError, ConfigError, MediaError
 from internvl_detect.media.video import open_video
 from internvl_detect.train.rebuild import Rebuilder, load_autoencoder, rebuild

@@ -19,7 +19,7 @@ from internvl_detect.data.forge import facts_of, facts_of_record, forge_folder
 from internvl_detect.data.forge.item import view
 from internvl_detect.data.forge.sheet import CELL_PX, LABEL_PX, make_sheet
 from internvl_detect.data.manifest import read_manifest
-from internvl_detect.data.sample_clip import make_clip
+from internvl_detect.data.samples.sample_clip import make_clip
 from internvl_detect.errors import ConfigError, DataError, MediaError
 
 HALVES = (("train", 0.5), ("test", 0.5))

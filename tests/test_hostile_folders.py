@@ -10,10 +10,10 @@ from dataset_makers import fill, picture
 from hypothesis import given
 from hypothesis import strategies as st
 
+from internvl_detect.data.datasets.readers import find_datasets
 from internvl_detect.data.findings import Finding
 from internvl_detect.data.folders import MAX_DEPTH, Walk, printable
 from internvl_detect.data.manifest import ManifestRow, read_manifest, write_manifest
-from internvl_detect.data.readers import find_datasets
 
 
 def read(root: Path) -> tuple[list[ManifestRow], list[tuple[str, str]], list[Finding]]:

@@ -84,7 +84,12 @@ def test_light_rooms_load_no_torch_and_nothing_forbidden_is_imported_anywhere():
 
 @pytest.mark.parametrize(
     "module",
-    ["internvl_detect", "internvl_detect.cli", "internvl_detect.media.image", "internvl_detect.data.check"]
+    [
+        "internvl_detect",
+        "internvl_detect.cli",
+        "internvl_detect.media.image",
+        "internvl_detect.data.conversations.check",
+    ]
     + ["internvl_detect.config", "internvl_detect.detect", "internvl_detect.report"],
 )
 def test_importing_it_loads_no_torch(module):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internvl_detect.data.check import check
-from internvl_detect.data.conversations import read_meta
+from internvl_detect.data.conversations.check import check
+from internvl_detect.data.conversations.meta import read_meta
 from internvl_detect.data.labels import LABELS
 from internvl_detect.data.manifest import (
     ManifestRow,

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internvl_detect.data import json_stream
+from internvl_detect.data.datasets.mmtd import read_mmtd, verdict_of
 from internvl_detect.data.json_stream import read_elements
 from internvl_detect.data.manifest import ManifestRow
-from internvl_detect.data.mmtd import read_mmtd, verdict_of
 from internvl_detect.errors import DataError
 
 JSON = st.recursive(

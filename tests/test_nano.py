@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from internvl_detect.data.forge.finish import Finish
 from internvl_detect.data.forge.plain import METHODS, describe, make_edited, soft_mask
 from internvl_detect.data.labels import answer_verity
-from internvl_detect.data.sample_clip import make_clip
+from internvl_detect.data.samples.sample_clip import make_clip
 from internvl_detect.errors import CheckpointError
 from internvl_detect.media.video import open_video
 from internvl_detect.model.checkpoint import load_base

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internvl_detect.data.catalog import dataset_named
-from internvl_detect.data.pairing import MaskIndex, is_mask_folder, mask_stems, masks_beside
+from internvl_detect.data.datasets.catalog import dataset_named
+from internvl_detect.data.datasets.pairing import MaskIndex, is_mask_folder, mask_stems, masks_beside
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from internvl_detect import cli
-from internvl_detect.data.asking import Shares, guessed_tag, parse_questions, questions_for
-from internvl_detect.data.conversations import make_row, read_meta
+from internvl_detect.data.conversations.meta import make_row, read_meta
+from internvl_detect.data.conversations.rows import Source, read_row
 from internvl_detect.data.manifest import ManifestRow, read_manifest, write_manifest
-from internvl_detect.data.prepare import PrepareOptions, prepare_rows
-from internvl_detect.data.prepare_command import Wanted, prepare_source
-from internvl_detect.data.regions import part_boxes, region_answer
-from internvl_detect.data.rows import Source, read_row
-from internvl_detect.data.splits import Places
+from internvl_detect.data.prepare.asking import Shares, guessed_tag, parse_questions, questions_for
+from internvl_detect.data.prepare.command import Wanted, prepare_source
+from internvl_detect.data.prepare.regions import part_boxes, region_answer
+from internvl_detect.data.prepare.splits import Places
+from internvl_detect.data.prepare.training_set import PrepareOptions, prepare_rows
 from internvl_detect.errors import ConfigError, DataError, MediaError
 from internvl_detect.questions import TAG_SENTENCES
 
@@ -247,7 +247,7 @@ def test_long_clips_become_equal_stretches_and_a_bad_clip_is_told(tmp_path, clip
 
 
 def test_frames_of_a_clip_share_its_group_and_split_and_are_not_made_twice(tmp_path, clip, monkeypatch):
-    from internvl_detect.data import clip_rows
+    from internvl_detect.data.prepare import clip_rows
 
     clips_in(tmp_path, clip)
     options = PrepareOptions(video="frames", frames=4, workers=1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from internvl_detect import cli
-from internvl_detect.data.question_files import read_questions, write_questions
+from internvl_detect.data.prepare.question_files import read_questions, write_questions
 from internvl_detect.detect import Detector
 from internvl_detect.detect.question_rows import Asked, asked_rows
 from internvl_detect.errors import ConfigError, DataError, IvdetectError

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from published_layouts import PUBLISHED
 
-from internvl_detect.data.catalog import catalog
+from internvl_detect.data.datasets.catalog import catalog
+from internvl_detect.data.datasets.readers import FoundSet, find_datasets
 from internvl_detect.data.findings import Finding
 from internvl_detect.data.manifest import ManifestRow, write_manifest
-from internvl_detect.data.readers import FoundSet, find_datasets
 from internvl_detect.errors import DataError
 
 

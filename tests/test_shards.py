@@ -18,11 +18,11 @@ import tiny
 import webdataset
 from shard_samples import encoded, same_items
 
-from internvl_detect.data import shards
-from internvl_detect.data.check import check
-from internvl_detect.data.conversations import read_meta, write_meta
-from internvl_detect.data.members import opened, stated_size
-from internvl_detect.data.shards import write_shards
+from internvl_detect.data.conversations.check import check
+from internvl_detect.data.conversations.meta import read_meta, write_meta
+from internvl_detect.data.shards import writing as shards
+from internvl_detect.data.shards.writing import write_shards
+from internvl_detect.data.storage.members import opened, stated_size
 from internvl_detect.errors import ConfigError, DataError, MediaError
 from internvl_detect.train import finetune
 from internvl_detect.train.corpus import picture_size
@@ -169,7 +169,7 @@ def test_strict_ends_at_the_first_and_leaves_nothing_that_looks_whole(broken, tm
 
 DIES = """
 import os, signal, sys
-from internvl_detect.data.shards import write_shards
+from internvl_detect.data.shards.writing import write_shards
 count = iter(range(9))
 def die(done, total):
     if next(count) == 1:

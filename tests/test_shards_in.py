@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from internvl_detect import cli
-from internvl_detect.data.check import check
-from internvl_detect.data.conversations import read_meta
-from internvl_detect.data.shards import write_shards
-from internvl_detect.data.shards_in import ShardSample, read_shards, shards_to_meta
-from internvl_detect.data.tar_file import MAX_LONG_NAME, walk
+from internvl_detect.data.conversations.check import check
+from internvl_detect.data.conversations.meta import read_meta
+from internvl_detect.data.shards.foreign import ShardSample, read_shards, shards_to_meta
+from internvl_detect.data.shards.writing import write_shards
+from internvl_detect.data.storage.tar_file import MAX_LONG_NAME, walk
 from internvl_detect.errors import ConfigError, DataError
 
 pytest_plugins = ["shard_fixtures"]

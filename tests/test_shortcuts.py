@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from internvl_detect.data.manifest import ManifestRow
-from internvl_detect.data.survey import Survey, survey
+from internvl_detect.data.survey.whole import Survey, survey
 from internvl_detect.evaluate.metrics import auc
 from internvl_detect.evaluate.shortcut_words import as_findings, compare, warnings_of
 from internvl_detect.evaluate.shortcuts import ALL, Column, auc_by_folds, features_of, fit, measure_shortcuts

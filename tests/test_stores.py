@@ -6,10 +6,10 @@ import fsspec
 import pytest
 from shard_samples import encoded, same_items
 
-from internvl_detect.data import members
-from internvl_detect.data.check import check
-from internvl_detect.data.conversations import make_row, read_meta, write_jsonl, write_meta
-from internvl_detect.data.shards import write_shards
+from internvl_detect.data.conversations.check import check
+from internvl_detect.data.conversations.meta import make_row, read_meta, write_jsonl, write_meta
+from internvl_detect.data.shards.writing import write_shards
+from internvl_detect.data.storage import members
 from internvl_detect.errors import DataError
 from internvl_detect.train import finetune
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from picture_makers import png
 from PIL import Image
 
-from internvl_detect.data import facts_cache
-from internvl_detect.data import measure as measure_module
-from internvl_detect.data import survey as survey_module
-from internvl_detect.data.facts import NAMES, FileFacts, facts_of, jpeg_quality
-from internvl_detect.data.facts_cache import CACHE_NAME, open_cache
 from internvl_detect.data.findings import Finding
 from internvl_detect.data.manifest import ManifestRow
-from internvl_detect.data.survey import Survey, survey
+from internvl_detect.data.survey import facts_cache
+from internvl_detect.data.survey import measure as measure_module
+from internvl_detect.data.survey import whole as survey_module
+from internvl_detect.data.survey.facts import NAMES, FileFacts, facts_of, jpeg_quality
+from internvl_detect.data.survey.facts_cache import CACHE_NAME, open_cache
+from internvl_detect.data.survey.whole import Survey, survey
 from internvl_detect.media.jpeg_damage import jpeg_damage
 
 

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from internvl_detect.config import load_train_config
-from internvl_detect.data.conversations import Sample, make_row, write_jsonl, write_meta
+from internvl_detect.data.conversations.meta import Sample, make_row, write_jsonl, write_meta
 from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.train import finetune
 from internvl_detect.train.corpus import Encoding, open_corpus, overlap, picture_size

@@ -13,8 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from internvl_detect import cli
-from internvl_detect.data.mmtd import with_words
-from internvl_detect.data.readers import find_datasets
+from internvl_detect.data.datasets.mmtd import with_words
+from internvl_detect.data.datasets.readers import find_datasets
 
 SHORT = ("precision=fp32", "batch_size=4", "max_tokens=512", "max_tiles=1", "workers=0", "tensorboard=false")
 SHORT += ("max_steps=2", "save_steps=1", "lora.r=4", "learning_rate=1e-3", "gradient_checkpointing=false")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from internvl_detect.data.conversations import make_row, write_jsonl, write_meta
+from internvl_detect.data.conversations.meta import make_row, write_jsonl, write_meta
 
 QUESTION = "Is it fake?"
 FULL = ["train.language=full", "train.vision=full", "train.projector=full"]

@@ -35,8 +35,8 @@ def data_check(
       ivdetect data check meta.json --model nano        # conversations, as training reads them
       ivdetect data check pictures/ --out report        # files: broken, copied, shortcuts; with a contact sheet
     """
-    from internvl_detect.cli.survey import check_rows, is_for_survey, rows_of
-    from internvl_detect.data.check import run_check
+    from internvl_detect.cli.data_check import check_rows, is_for_survey, rows_of
+    from internvl_detect.data.conversations.check import run_check
     from internvl_detect.errors import ConfigError
     from internvl_detect.progress import byte_progress
 
@@ -80,10 +80,10 @@ def data_shards(
     from internvl_detect.progress import byte_progress
 
     if all(name.endswith(".tar") for name in source):
-        from internvl_detect.data.shards_in import run_shards_to_meta
+        from internvl_detect.data.shards.foreign import run_shards_to_meta
 
         raise typer.Exit(run_shards_to_meta(source, out, typer.echo, as_json=json_))
-    from internvl_detect.data.shards import run_shards
+    from internvl_detect.data.shards.writing import run_shards
 
     if len(source) > 1:
         raise typer.BadParameter("one meta JSON, or tars alone")
@@ -101,7 +101,7 @@ def data_samples(
     seed: int = 0,
 ) -> None:
     """Make a small training and test set from the photographs in the package, to try the trainer with."""
-    from internvl_detect.data.sample_set import make_sample_set
+    from internvl_detect.data.samples.sample_set import make_sample_set
 
     typer.echo(make_sample_set(folder, pairs=pairs, test_pairs=max(1, pairs // 2), seed=seed))
 
@@ -118,7 +118,7 @@ def data_list(
       ivdetect data list --domain ps
       ivdetect data list --root dataset/
     """
-    from internvl_detect.data import catalog_text
+    from internvl_detect.data.datasets import command as catalog_text
 
     here = catalog_text.count_here(root) if root is not None else None
     typer.echo(json.dumps(catalog_text.list_values(domain, here)) if json_ else catalog_text.list_text(domain, here))
@@ -134,7 +134,8 @@ def data_show(
     \b
       ivdetect data show CASIA2
     """
-    from internvl_detect.data import catalog, catalog_text
+    from internvl_detect.data.datasets import catalog
+    from internvl_detect.data.datasets import command as catalog_text
 
     if json_:
         typer.echo(json.dumps(catalog_text.values_of(catalog.dataset_named(name))))

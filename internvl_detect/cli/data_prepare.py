@@ -1,4 +1,4 @@
-"""``ivdetect data prepare`` and ``data questions``: their options. What they do is ``data.prepare_command``."""
+"""``ivdetect data prepare`` and ``data questions``: their options. What they do is ``data.prepare.command``."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def data_prepare(
       ivdetect data prepare dataset --out sets --choice "ps|CASIA2,FR" --val-choice "ps|CASIA1+"
       ivdetect data prepare manifest.csv --out sets --questions verdict,mask
     """
-    from internvl_detect.data.asking import parse_questions
-    from internvl_detect.data.prepare import PrepareOptions
-    from internvl_detect.data.prepare_command import Wanted, prepare_source
-    from internvl_detect.data.splits import parse_split
+    from internvl_detect.data.prepare.asking import parse_questions
+    from internvl_detect.data.prepare.command import Wanted, prepare_source
+    from internvl_detect.data.prepare.splits import parse_split
+    from internvl_detect.data.prepare.training_set import PrepareOptions
     from internvl_detect.progress import progress_bar
 
     options = PrepareOptions(
@@ -73,7 +73,7 @@ def data_questions(
     \b
       ivdetect data questions dataset/photoshop/CASIAv1+_Tp/image --out test.jsonl
     """
-    from internvl_detect.data.question_files import write_questions
+    from internvl_detect.data.prepare.question_files import write_questions
 
     count = write_questions(
         out, folders, tag=tag, mask_root=mask_root, note=lambda finding: typer.echo(finding.format(), err=True)

@@ -18,8 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from internvl_detect.data.conversation_files import write_conversations
-from internvl_detect.data.conversations import make_row
+from internvl_detect.data.conversations.meta import make_row
+from internvl_detect.data.conversations.writing import write_conversations
 from internvl_detect.data.findings import did_you_mean, show
 from internvl_detect.data.jsonl import MAX_LINE_BYTES, BadJson, atomically, dump, parse, read_lines, well_formed
 from internvl_detect.data.labels import LABELS, normalise_label, verity

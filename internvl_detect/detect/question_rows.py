@@ -1,7 +1,7 @@
 """The files of a question file on their way to a verdict: where each lies, and what it is asked beside the score.
 
 The score always comes from the standard question, on which a calibration is fitted and which makes rows comparable; a
-row's own question is answered in words. Not here: the format of question files (``data.question_files``).
+row's own question is answered in words. Not here: the format of question files (``data.prepare.question_files``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from internvl_detect.data.question_files import Question, read_questions
+from internvl_detect.data.prepare.question_files import Question, read_questions
 from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
 from internvl_detect.verdict import Failure

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from internvl_detect.data.findings import Finding
-from internvl_detect.data.survey import Survey
-from internvl_detect.data.survey_table import FINE
+from internvl_detect.data.survey.table import FINE
+from internvl_detect.data.survey.whole import Survey
 from internvl_detect.evaluate.shortcuts import ALL, FEWEST, Column, Features, Shortcut, features_of, measure_shortcuts
 
 MOST_DATASETS = 20

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from internvl_detect.data.survey_table import SurveyTable
+from internvl_detect.data.survey.table import SurveyTable
 from internvl_detect.evaluate.metrics import auc
 
 Array = np.ndarray

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageChops, ImageFilter
 
-from internvl_detect.data.facts import FileFacts
-from internvl_detect.data.measure import Places
-from internvl_detect.data.survey import Survey
-from internvl_detect.data.survey_table import FINE
+from internvl_detect.data.survey.facts import FileFacts
+from internvl_detect.data.survey.measure import Places
+from internvl_detect.data.survey.table import FINE
+from internvl_detect.data.survey.whole import Survey
 from internvl_detect.errors import IvdetectError
 from internvl_detect.media.image import open_image
 from internvl_detect.media.video import open_video

@@ -21,7 +21,7 @@ import jinja2
 
 from internvl_detect import __version__
 from internvl_detect.data.jsonl import atomically
-from internvl_detect.data.survey import MAX_KEPT, Survey
+from internvl_detect.data.survey.whole import MAX_KEPT, Survey
 from internvl_detect.report.contact_sheet import Cell
 from internvl_detect.report.words import visible
 

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image as PILImage
 
 from internvl_detect.config import TrainConfig
-from internvl_detect.data.conversations import AnnotationIndex, DatasetEntry, Sample, choose, read_meta
-from internvl_detect.data.members import opened, stated_size
+from internvl_detect.data.conversations.meta import AnnotationIndex, DatasetEntry, Sample, choose, read_meta
+from internvl_detect.data.storage.members import opened, stated_size
 from internvl_detect.errors import ConfigError, DataError, IvdetectError
 from internvl_detect.media.image import open_image
 from internvl_detect.media.tiles import TileSettings, count_tiles

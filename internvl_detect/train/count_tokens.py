@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from internvl_detect.config import TrainConfig
-from internvl_detect.data.conversations import Sample
+from internvl_detect.data.conversations.meta import Sample
 from internvl_detect.model.checkpoint import read_parts
 from internvl_detect.train.corpus import Encoding, picture_size
 

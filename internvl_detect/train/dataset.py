@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from internvl_detect.data.conversations import Sample
-from internvl_detect.data.members import opened, stated_size
+from internvl_detect.data.conversations.meta import Sample
+from internvl_detect.data.storage.members import opened, stated_size
 from internvl_detect.errors import IvdetectError, MediaError, OutputError
 from internvl_detect.media.image import open_image
 from internvl_detect.media.tiles import TileSettings, count_tiles, cut_tiles

@@ -1,7 +1,7 @@
 """A clip with an edited stretch, beside its authentic twin: the same frames, the same encoder, one of them forged.
 
 Between two times a region is edited and stays on the part of the scene that it was laid on, or whole frames are
-rebuilt. Not here: sound (dropped), single pictures (``item``), the made-up sample clip (``data.sample_clip``).
+rebuilt. Not here: sound (dropped), single pictures (``item``), the made-up sample clip (``data.samples.sample_clip``).
 
     record, mask = forge_clip("clip.mp4", "forged.mp4", "authentic.mp4", np.random.default_rng(0), method="removal")
     record["stretch_s"], record["frames"]

@@ -1,0 +1,1 @@
+"""A small data set made of the photographs in the package, for the demo and for trying the trainer."""

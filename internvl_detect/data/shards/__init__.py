@@ -1,0 +1,1 @@
+"""Tar shards: made of a training set, and made into one where others wrote them."""
