@@ -32,7 +32,7 @@ def as_text(item: object) -> str:
 
 
 def wait_long(n: int) -> int:
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\n" % os.getpid())  # one write: two processes share the pipe
     time.sleep(600)
     return n
 
@@ -114,8 +114,10 @@ def test_workers_end_with_a_parent_that_was_killed():
     here = Path(__file__).parent
     env = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
     with subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) as parent:
-        workers = [int(parent.stdout.readline()) for _ in range(2)]
-        parent.kill()
+        try:
+            workers = [int(parent.stdout.readline()) for _ in range(2)]
+        finally:
+            parent.kill()
     until = time.monotonic() + 30
     while any(alive(pid) for pid in workers):
         assert time.monotonic() < until, "a worker outlived its parent"
