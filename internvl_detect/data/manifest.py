@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from internvl_detect.data.conversations.meta import make_row
 from internvl_detect.data.conversations.writing import write_conversations
+from internvl_detect.data.draws import share_of
 from internvl_detect.data.findings import did_you_mean, show
 from internvl_detect.data.jsonl import MAX_LINE_BYTES, BadJson, atomically, dump, parse, read_lines, well_formed
 from internvl_detect.data.labels import LABELS, normalise_label, verity
@@ -255,8 +256,7 @@ def check_fractions(fractions: Mapping[str, float]) -> dict[str, float]:
 
 def place_group(group: str, shares: Mapping[str, float], seed: int) -> str:
     """The split of a group: by its name and ``seed`` alone."""
-    digest = hashlib.blake2b(f"{seed}\n{group}".encode(), digest_size=8).digest()
-    at, edge = int.from_bytes(digest, "big") / 2**64, 0.0
+    at, edge = share_of(f"{seed}\n{group}"), 0.0
     for name, share in shares.items():
         edge += share
         if at < edge:

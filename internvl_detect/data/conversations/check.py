@@ -10,7 +10,6 @@ Not here: mending anything, shortcuts that let a model cheat (sizes, formats by 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from array import array
@@ -26,6 +25,7 @@ import numpy as np
 from internvl_detect.data.conversations.meta import DatasetEntry, chosen, parse_meta
 from internvl_detect.data.conversations.opening import MediaDesk
 from internvl_detect.data.conversations.rows import Sample, read_row
+from internvl_detect.data.draws import number_of
 from internvl_detect.data.findings import Finding, Level, show
 from internvl_detect.data.jsonl import read_lines
 from internvl_detect.errors import EXIT_OK, DataError, IvdetectError
@@ -231,8 +231,7 @@ class _DatasetCheck:
         counts.fake += sample.label == "fake"
         counts.unlabelled += sample.label is None
         if sample.id is not None:
-            digest = hashlib.blake2b(sample.id.encode("utf-8"), digest_size=8).digest()
-            self.ids.append(int.from_bytes(digest, "little"))
+            self.ids.append(number_of(sample.id))
             self.id_lines.append(line)
         if not problems and self._short_enough(sample):
             counts.usable += 1

@@ -9,7 +9,6 @@ Not here: the choice among a meta JSON's datasets (``conversations.choose``), wh
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 
 from internvl_detect.data.datasets.catalog import DOMAINS, catalog, key
 from internvl_detect.data.datasets.listings import SPLITS
+from internvl_detect.data.draws import number_of
 from internvl_detect.data.findings import did_you_mean, show
 from internvl_detect.data.folders import Note
 from internvl_detect.data.labels import verity
@@ -254,8 +254,7 @@ class _Chosen:
             for row in one.rows(note):
                 at = self._pick(row.dataset, one.part, row.domain)
                 if at is not None and (not split or row.split in ("", split)):
-                    digest = hashlib.blake2b(f"{seed}\n{row.path}".encode(), digest_size=8).digest()
-                    yield row, at, int.from_bytes(digest, "big")
+                    yield row, at, number_of(f"{seed}\n{row.path}")
 
     def _pick(self, *names: str) -> int | None:
         if names not in self._picks:

@@ -10,7 +10,6 @@ away: authentic files are asked each kind as often as fake ones, and a tag is a 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 
 from internvl_detect.data.conversations.meta import make_row
 from internvl_detect.data.conversations.rows import IMAGE, VIDEO
+from internvl_detect.data.draws import share_of
 from internvl_detect.data.findings import did_you_mean, show
 from internvl_detect.data.labels import verity
 from internvl_detect.data.manifest import ManifestRow
@@ -102,7 +102,7 @@ def questions_for(row: ManifestRow, asked: Questions, shares: Shares, seed: int)
     """The kinds of question that this file is asked."""
     real = verity(row.label) == "real"
     for kind in kinds_of(row, asked):
-        extra = real and _draw(seed, kind, row.path) < shares.extra(row.split, kind)
+        extra = real and share_of(f"{seed}\n{kind}\n{row.path}") < shares.extra(row.split, kind)
         if extra or _has_material(row, kind):
             yield kind
 
@@ -144,13 +144,7 @@ def guessed_tag(row: ManifestRow, seed: int) -> str:
     """
     own = row.domain_tag if verity(row.label) == "fake" else ""
     own = own or _SUSPECTED.get(row.domain, "")
-    if own and _draw(seed, "guess", row.path) >= _GUESSED:
+    if own and share_of(f"{seed}\nguess\n{row.path}") >= _GUESSED:
         return own
     tags = list(TAG_SENTENCES)
-    return tags[int(_draw(seed, "tag", row.path) * len(tags))]
-
-
-def _draw(seed: int, what: str, path: str) -> float:
-    """A number in [0, 1) that depends on these alone."""
-    digest = hashlib.blake2b(f"{seed}\n{what}\n{path}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    return tags[int(share_of(f"{seed}\ntag\n{row.path}") * len(tags))]

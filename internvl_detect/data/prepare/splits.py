@@ -12,12 +12,12 @@ one whose set has a split.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from array import array
 from collections.abc import Mapping
 
 import numpy as np
 
+from internvl_detect.data.draws import number_of
 from internvl_detect.data.findings import show
 from internvl_detect.data.manifest import ManifestRow, check_fractions, place_group
 from internvl_detect.errors import ConfigError, DataError
@@ -60,7 +60,7 @@ class Places:
 
     def learn(self, row: ManifestRow) -> None:
         """Takes note of a row; of a source's own splits the first one counts. Raises DataError for too many splits."""
-        self._paths.append(_key(row.path))
+        self._paths.append(number_of(row.path))
         name = split_name(row.split)
         if not name:
             return
@@ -68,7 +68,7 @@ class Places:
             if len(self.names) == MAX_SPLITS:
                 raise DataError(f"more than {MAX_SPLITS} splits: {show(row.split)} is one more")
             self.names.append(name)
-        self._keys.append(_key(row.group))
+        self._keys.append(number_of(row.group))
         self._splits.append(self.names.index(name))
 
     def settle(self) -> None:
@@ -81,7 +81,7 @@ class Places:
 
     def put(self, row: ManifestRow) -> ManifestRow | None:
         """The row with its split; None for one whose own split is another than that of its source."""
-        name, key = split_name(row.split), _key(row.group)
+        name, key = split_name(row.split), number_of(row.group)
         at = int(np.searchsorted(self._known, np.uint64(key)))
         if at < len(self._known) and int(self._known[at]) == key:
             there = self.names[int(self._known_splits[at])]
@@ -91,17 +91,13 @@ class Places:
 
     def is_repeated(self, row: ManifestRow) -> bool:
         """Whether its file is named by another row, too."""
-        return _key(row.path) in self._repeated
+        return number_of(row.path) in self._repeated
 
     def is_first(self, row: ManifestRow, kind: str) -> bool:
         """Whether its file is asked this kind of question for the first time."""
-        asked = self._repeated.get(_key(row.path))
+        asked = self._repeated.get(number_of(row.path))
         if asked is None:
             return True
         first = kind not in asked
         asked.add(kind)
         return first
-
-
-def _key(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")

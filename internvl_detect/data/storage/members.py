@@ -12,7 +12,6 @@ bytes a member. Every open has a file of its own, so threads and forks are safe.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import posixpath
@@ -25,6 +24,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from internvl_detect.data.draws import number_of
 from internvl_detect.data.findings import show
 from internvl_detect.data.jsonl import BadJson, parse, read_lines, well_formed
 from internvl_detect.data.storage.stores import NotThere, fetch, is_address, why_not, with_store
@@ -106,7 +106,7 @@ class _Index:
         self.problem = ""
         try:
             for name, *rest in entries:
-                hashes.append(_hash(posixpath.normpath(name)))
+                hashes.append(number_of(posixpath.normpath(name)))
                 numbers.extend(rest)
         except DataError as error:
             self.problem = f" ({error.found}; {error.do})"
@@ -117,16 +117,12 @@ class _Index:
 
     def find(self, name: str) -> tuple[int, int, int, int] | None:
         """(offset, size, width, height), the last two 0 where not known; of two members of a name the first."""
-        wanted = np.uint64(_hash(name))
+        wanted = np.uint64(number_of(name))
         at = int(np.searchsorted(self.hashes, wanted))
         if at == len(self.hashes) or self.hashes[at] != wanted:
             return None
         offset, size, width, height = map(int, self.numbers[at])
         return offset, size, width, height
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode("utf-8"), digest_size=8).digest(), "little")
 
 
 def _index(tar: str) -> _Index:
