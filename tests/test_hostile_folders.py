@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internvl_detect.data.datasets.readers import find_datasets
-from internvl_detect.data.findings import Finding
-from internvl_detect.data.folders import MAX_DEPTH, Walk, printable
+from internvl_detect.data.findings import Finding, printable
+from internvl_detect.data.folders import MAX_DEPTH, Walk
 from internvl_detect.data.manifest import ManifestRow, read_manifest, write_manifest
 
 

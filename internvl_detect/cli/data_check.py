@@ -12,13 +12,13 @@ from pathlib import Path
 from internvl_detect.data.datasets.choice import parse_choice, select
 from internvl_detect.data.datasets.readers import find_datasets
 from internvl_detect.data.findings import Finding
-from internvl_detect.data.manifest import ManifestRow
+from internvl_detect.data.manifest import SUFFIXES, ManifestRow
 from internvl_detect.data.survey.facts_cache import CACHE_NAME
 
 
 def is_for_survey(path: Path) -> bool:
     """Whether ``path`` is a folder or, by its name, a manifest; anything else is read as a meta JSON."""
-    return path.is_dir() or path.suffix.lower() in (".csv", ".tsv", ".jsonl")
+    return path.is_dir() or path.suffix.lower() in SUFFIXES
 
 
 def rows_of(path: Path, findings: list[Finding], choice: str = "") -> tuple[Iterable[ManifestRow], Path]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from internvl_detect.errors import DataError
+from internvl_detect.errors import EXIT_OK, DataError
 
 Level = Literal["error", "warning"]
 
@@ -45,6 +46,27 @@ class Finding:
         return dataclasses.asdict(self)
 
 
+class Tally:
+    """Counts findings, for a report that keeps some of them; a dataclass that inherits it has the three fields."""
+
+    n_errors: int
+    n_warnings: int
+    by_code: Counter[str]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 5 when there are errors."""
+        return DataError.exit_code if self.n_errors else EXIT_OK
+
+    def count(self, finding: Finding) -> None:
+        """Counts one, by its code and its level."""
+        self.by_code[finding.code] += 1
+        if finding.level == "error":
+            self.n_errors += 1
+        else:
+            self.n_warnings += 1
+
+
 def show(value: object, limit: int = 80) -> str:
     """A stranger's value made safe to print: quoted, control characters escaped, cut to ``limit`` characters."""
     try:
@@ -52,8 +74,12 @@ def show(value: object, limit: int = 80) -> str:
     except (RecursionError, ValueError):  # too deep, or an integer too long to print
         text = f"<{type(value).__name__}>"
     text = text if len(text) <= limit else text[: limit - 1] + "…"
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-    return f'"{safe}"' if isinstance(value, str) else safe
+    return f'"{printable(text)}"' if isinstance(value, str) else printable(text)
+
+
+def printable(text: str) -> str:
+    """A text that a terminal or a JSON file can hold: control characters and bytes that are no text are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from internvl_detect.data.findings import Finding, Level, show
+from internvl_detect.data.findings import Finding, Level, printable, show
 from internvl_detect.data.jsonl import well_formed
 from internvl_detect.media.source import CLIP_SUFFIXES, PICTURE_SUFFIXES
 
@@ -56,11 +56,6 @@ def joined(*parts: str) -> str:
 def is_in(path: str, folder: str) -> bool:
     """Whether a real path on disk is that of a folder, or below it."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def printable(path: str) -> str:
-    """A path that a terminal or a JSON file can hold: control characters and bytes that are no text are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in path)
 
 
 class Walk:

@@ -28,6 +28,7 @@ from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.media.source import CLIP_SUFFIXES
 from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
 
+SUFFIXES = (".csv", ".tsv", ".jsonl")
 COLUMNS = (
     *("path", "label", "kind", "generator", "mask", "source", "licence", "group_id", "split"),
     *("dataset", "domain", "domain_tag", "words"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TextIO
 
+from internvl_detect.data.folders import is_media
 from internvl_detect.errors import ConfigError, MediaError
-from internvl_detect.media.source import CLIP_SUFFIXES, PICTURE_SUFFIXES, sniff_file
+from internvl_detect.media.source import sniff_file
 
 
 def find_media(arguments: Sequence[str], stdin: TextIO | None = None) -> list[str]:
@@ -52,7 +52,7 @@ def _paths(root: str, names: Iterable[str]) -> Iterator[str]:
 
 
 def _is_media(path: str) -> bool:
-    if Path(path).suffix.lower() in PICTURE_SUFFIXES | CLIP_SUFFIXES:
+    if is_media(path):
         return True
     try:
         return sniff_file(path) is not None

@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from internvl_detect.config import TrainConfig
+from internvl_detect.data.manifest import SUFFIXES
 from internvl_detect.data.prepare.command import Wanted, prepare_source
 from internvl_detect.data.prepare.training_set import DONE, PrepareOptions
 from internvl_detect.errors import ConfigError
 from internvl_detect.train.run_folder import read_json
 
 SCORED = ("verdict", "frames")  # kinds that ask the standard question, whose answer is the score
-_MANIFESTS = (".csv", ".tsv", ".jsonl")
 
 
 def with_prepared_data(config: TrainConfig, *, main: bool = True) -> TrainConfig:
@@ -27,7 +27,7 @@ def with_prepared_data(config: TrainConfig, *, main: bool = True) -> TrainConfig
     """
     source = Path(config.data_path)
     is_tree = source.is_dir() and not (source / "meta.json").is_file()
-    if not config.data_path or not (is_tree or (source.is_file() and source.suffix.lower() in _MANIFESTS)):
+    if not config.data_path or not (is_tree or (source.is_file() and source.suffix.lower() in SUFFIXES)):
         return config
     out = Path(config.output_dir) / "data"
     if main:

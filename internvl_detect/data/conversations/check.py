@@ -26,9 +26,9 @@ from internvl_detect.data.conversations.meta import DatasetEntry, chosen, parse_
 from internvl_detect.data.conversations.opening import MediaDesk
 from internvl_detect.data.conversations.rows import Sample, read_row
 from internvl_detect.data.draws import number_of
-from internvl_detect.data.findings import Finding, Level, show
+from internvl_detect.data.findings import Finding, Level, Tally, show
 from internvl_detect.data.jsonl import read_lines
-from internvl_detect.errors import EXIT_OK, DataError, IvdetectError
+from internvl_detect.errors import IvdetectError
 
 MAX_KEPT = 100_000
 _FEW_LABELS = 20
@@ -54,7 +54,7 @@ class DatasetCounts:
 
 
 @dataclass
-class Report:
+class Report(Tally):
     """What was found: ``rows`` in the order of the files, at most ``MAX_KEPT`` of them; ``by_code`` counts them all."""
 
     meta: str
@@ -75,18 +75,9 @@ class Report:
         """The findings to look at; training works all the same."""
         return [finding for finding in self.rows if finding.level == "warning"]
 
-    @property
-    def exit_code(self) -> int:
-        """0, or 5 when there are errors."""
-        return DataError.exit_code if self.n_errors else EXIT_OK
-
     def add(self, finding: Finding) -> None:
         """Counts a finding, and keeps it while there is room."""
-        self.by_code[finding.code] += 1
-        if finding.level == "error":
-            self.n_errors += 1
-        else:
-            self.n_warnings += 1
+        self.count(finding)
         if len(self.rows) < MAX_KEPT:
             self.rows.append(finding)
 

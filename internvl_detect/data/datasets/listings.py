@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from internvl_detect.data.findings import Finding, show
-from internvl_detect.data.folders import Note, printable
+from internvl_detect.data.findings import Finding, printable, show
+from internvl_detect.data.folders import Note
 from internvl_detect.data.jsonl import BadJson, parse, well_formed
 from internvl_detect.data.labels import normalise_label
 

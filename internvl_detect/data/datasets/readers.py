@@ -22,8 +22,8 @@ from internvl_detect.data.datasets.layouts import Layout, Spot
 from internvl_detect.data.datasets.listings import SPLITS
 from internvl_detect.data.datasets.pairing import is_mask_folder
 from internvl_detect.data.datasets.spots import spot_rows
-from internvl_detect.data.findings import Finding, did_you_mean, show
-from internvl_detect.data.folders import Glance, Note, Walk, is_in, joined, printable, suffix_of
+from internvl_detect.data.findings import Finding, did_you_mean, printable, show
+from internvl_detect.data.folders import Glance, Note, Walk, is_in, joined, suffix_of
 from internvl_detect.data.manifest import ManifestRow, read_manifest
 from internvl_detect.errors import DataError
 

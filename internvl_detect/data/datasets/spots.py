@@ -15,7 +15,8 @@ from internvl_detect.data.datasets.layouts import Spot, contradicts, tag_of
 from internvl_detect.data.datasets.listings import SPLITS, TELLS_LABELS, Listed, read_listing
 from internvl_detect.data.datasets.pairing import MaskIndex, is_mask_folder, masks_beside
 from internvl_detect.data.datasets.sources import Sources
-from internvl_detect.data.folders import Note, Walk, is_media, joined, printable, suffix_of
+from internvl_detect.data.findings import printable
+from internvl_detect.data.folders import Note, Walk, is_media, joined, suffix_of
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.media.source import CLIP_SUFFIXES
 

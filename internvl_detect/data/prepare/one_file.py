@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from internvl_detect.data.findings import Finding, show
-from internvl_detect.data.folders import printable
+from internvl_detect.data.findings import Finding, printable, show
 from internvl_detect.data.labels import verity
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.data.prepare.asking import conversation_of

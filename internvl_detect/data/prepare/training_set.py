@@ -22,8 +22,8 @@ from typing import Any
 
 from internvl_detect.data.conversations.writing import write_conversations
 from internvl_detect.data.engine import run_ordered
-from internvl_detect.data.findings import Finding, show
-from internvl_detect.data.folders import Note, printable
+from internvl_detect.data.findings import Finding, printable, show
+from internvl_detect.data.folders import Note
 from internvl_detect.data.jsonl import atomically, well_formed
 from internvl_detect.data.labels import verity
 from internvl_detect.data.manifest import ManifestRow, read_manifest, write_manifest

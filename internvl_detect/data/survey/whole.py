@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from internvl_detect.data.findings import Finding, Level, show
+from internvl_detect.data.findings import Finding, Level, Tally, show
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.data.survey.duplicates import Copy, exact_copies, near_copies
 from internvl_detect.data.survey.facts import FileFacts
 from internvl_detect.data.survey.facts_cache import open_cache
 from internvl_detect.data.survey.measure import Asked, measure
 from internvl_detect.data.survey.table import BAD, FINE, MISSING, UNREAD, SurveyTable
-from internvl_detect.errors import EXIT_OK, DataError
 
 MAX_KEPT = 1000  # findings kept of one code; all are counted
 _FEW = 20
@@ -39,7 +38,7 @@ _HINTS = {
 
 
 @dataclass
-class Survey:
+class Survey(Tally):
     """What was found. ``findings`` holds at most ``MAX_KEPT`` of a code, ``by_code`` counts them all."""
 
     table: SurveyTable = field(default_factory=SurveyTable)
@@ -49,18 +48,9 @@ class Survey:
     n_warnings: int = 0
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def exit_code(self) -> int:
-        """0, or 5 when there are errors."""
-        return DataError.exit_code if self.n_errors else EXIT_OK
-
     def add(self, finding: Finding) -> None:
         """Counts a finding, and keeps it while there is room for its kind."""
-        self.by_code[finding.code] += 1
-        if finding.level == "error":
-            self.n_errors += 1
-        else:
-            self.n_warnings += 1
+        self.count(finding)
         if self.by_code[finding.code] <= MAX_KEPT:
             self.findings.append(finding)
 
