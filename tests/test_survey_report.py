@@ -110,8 +110,9 @@ def test_options_of_the_other_kind_of_check_are_refused(folder, tmp_path):
         run(folder, "--choice", "x")
     with pytest.raises(ConfigError, match="--out"):
         run(tmp_path / "meta.json", "--out", tmp_path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no dataset found in"):
-        run(tmp_path)
+        run(tmp_path / "empty")
 
 
 class Page(html.parser.HTMLParser):

@@ -33,7 +33,7 @@ def rows_of(path: Path, findings: list[Finding], choice: str = "") -> tuple[Iter
         raise DataError(
             f"no dataset found in {show(str(path), 300)}{told}",
             expected="folders called real and fake, a manifest, or a dataset that `ivdetect data list` names",
-            do="docs/datasets.md shows the layouts",
+            do="see docs/datasets.md",
         )
     return select(found, parse_choice(choice), note=findings.append), path if path.is_dir() else path.parent
 
