@@ -94,7 +94,7 @@ def test_errors_give_code_5_and_a_line_of_the_manifest_that_cannot_be_read_is_to
         file.write("x.jpg,what,,,\n")
     code, said = run(folder)
     assert code == 5
-    assert "missing-file: 3.jpg: the file is not there" in said and 'manifest.csv: 26: unknown label "what"' in said
+    assert "missing-file: 3.jpg: the file is not there" in said and 'manifest.csv:26: unknown label "what"' in said
     assert re.search(r"24 files, 2 errors, \d+ warnings\n$", said)
 
 
@@ -104,12 +104,15 @@ def test_files_need_not_be_opened(folder):
 
 
 def test_options_of_the_other_kind_of_check_are_refused(folder, tmp_path):
-    with pytest.raises(ConfigError, match="--choice"):
+    with pytest.raises(ConfigError, match="--model"):
+        run(folder, "--model", "nano")
+    with pytest.raises(ConfigError, match='no dataset is called "x"'):
         run(folder, "--choice", "x")
     with pytest.raises(ConfigError, match="--out"):
         run(tmp_path / "meta.json", "--out", tmp_path)
-    with pytest.raises(DataError, match="no manifest in the folder"):
-        run(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no dataset found in"):
+        run(tmp_path / "empty")
 
 
 class Page(html.parser.HTMLParser):

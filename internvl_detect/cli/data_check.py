@@ -11,9 +11,10 @@ from pathlib import Path
 
 from internvl_detect.data.datasets.choice import parse_choice, select
 from internvl_detect.data.datasets.readers import find_datasets
-from internvl_detect.data.findings import Finding
+from internvl_detect.data.findings import Finding, show
 from internvl_detect.data.manifest import SUFFIXES, ManifestRow
 from internvl_detect.data.survey.facts_cache import CACHE_NAME
+from internvl_detect.errors import DataError
 
 
 def is_for_survey(path: Path) -> bool:
@@ -27,6 +28,13 @@ def rows_of(path: Path, findings: list[Finding], choice: str = "") -> tuple[Iter
     ``choice`` takes some of them (``ps|CASIA2,FR``). Raises DataError where nothing is found, ConfigError.
     """
     found = find_datasets(path, note=findings.append)
+    if not found:
+        told = f"; {findings[0].problem}" if findings else ""
+        raise DataError(
+            f"no dataset found in {show(str(path), 300)}{told}",
+            expected="folders called real and fake, a manifest, or a dataset that `ivdetect data list` names",
+            do="see docs/datasets.md",
+        )
     return select(found, parse_choice(choice), note=findings.append), path if path.is_dir() else path.parent
 
 

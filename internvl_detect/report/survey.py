@@ -151,7 +151,8 @@ def _by_code(report: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any
 
 def _line(row: Mapping[str, Any]) -> str:
     hint = f" ({visible(row['hint'])})" if row["hint"] else ""
-    return f"{visible(row['file'], 300)}: {visible(row['problem'])}{hint}"
+    line = f":{row['line']}" if row["line"] else ""
+    return f"{visible(row['file'], 300)}{line}: {visible(row['problem'])}{hint}"
 
 
 @cache
