@@ -17,11 +17,11 @@ from PIL import Image
 from internvl_detect.data.findings import Finding
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.data.survey import facts_cache
+from internvl_detect.data.survey import measure as measure_module
 from internvl_detect.data.survey import whole as survey_module
 from internvl_detect.data.survey.facts import NAMES, FileFacts, facts_of, jpeg_quality
 from internvl_detect.data.survey.facts_cache import CACHE_NAME, open_cache
 from internvl_detect.data.survey.whole import Survey, survey
-from internvl_detect.data.survey.whole import measure as measure_module
 from internvl_detect.media.jpeg_damage import jpeg_damage
 
 
