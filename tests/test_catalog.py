@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from internvl_detect.cli import app
 from internvl_detect.data.datasets import catalog as module
-from internvl_detect.data.datasets import command as catalog_text
+from internvl_detect.data.datasets import command
 from internvl_detect.data.datasets.catalog import UNSTATED, Dataset, catalog, dataset_named, key, load_catalog
 from internvl_detect.data.datasets.readers import find_datasets
 from internvl_detect.errors import ConfigError
@@ -160,7 +160,7 @@ def test_one_dataset_is_shown_in_full() -> None:
         assert json.loads(run("show", row.name, "--json"))["n_files"] == row.n_files
     assert CliRunner().invoke(app, ["data", "show", "zzz"]).exit_code != 0
     with pytest.raises(ConfigError, match='unknown domain "x"'):
-        catalog_text.list_text("x")
+        command.list_text("x")
 
 
 def test_the_worked_example_adds_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

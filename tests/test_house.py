@@ -23,6 +23,13 @@ FLOORS = {
     "doctor": 6,
     "cli": 7,
 }  # fmt: skip
+# The same inside data, where the files beside the rooms carry them all.
+DATA_FLOORS = {
+    "": 0,
+    "storage": 1, "datasets": 1, "survey": 1, "forge": 1,
+    "conversations": 2,
+    "prepare": 3, "shards": 3, "samples": 3,
+}  # fmt: skip
 LIGHT = ("errors", "questions", "verdict", "progress", "files", "config", "media", "data", "report")
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 NEVER = {"torchvision", "timm", "decord", "mmcv", "pickle", "gradio"}
@@ -72,6 +79,18 @@ def test_arrows_between_rooms_point_one_way(file):
             continue
         assert parts[1] in FLOORS, f"{module}: a room without a floor"
         assert FLOORS[parts[1]] < FLOORS[room], f"{file.name} ({room}) imports {module}"
+
+
+def test_arrows_between_the_rooms_of_data_point_one_way():
+    data = PACKAGE / "data"
+    for file in sorted(data.rglob("*.py")):
+        room = "" if file.parent == data else file.parent.name
+        for module, _ in imports_of(file):
+            parts = module.split(".")
+            if parts[:2] != ["internvl_detect", "data"] or len(parts) < 3:
+                continue
+            other = parts[2] if (data / parts[2]).is_dir() else ""
+            assert other == room or DATA_FLOORS[other] < DATA_FLOORS[room], f"{file} imports {module}"
 
 
 def test_light_rooms_load_no_torch_and_nothing_forbidden_is_imported_anywhere():

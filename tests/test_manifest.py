@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl_detect.data.conversations.check import check
+from internvl_detect.data.conversations.from_manifest import manifest_to_conversations
 from internvl_detect.data.conversations.meta import read_meta
 from internvl_detect.data.labels import LABELS
 from internvl_detect.data.manifest import (
     ManifestRow,
     manifest_hash,
-    manifest_to_conversations,
     read_manifest,
     split_by_group,
     write_manifest,

@@ -36,7 +36,7 @@ def data_check(
       ivdetect data check pictures/ --out report        # files: broken, copied, shortcuts; with a contact sheet
     """
     from internvl_detect.cli.data_check import check_rows, is_for_survey, rows_of
-    from internvl_detect.data.conversations.check import run_check
+    from internvl_detect.data.conversations.command import run_check
     from internvl_detect.errors import ConfigError
     from internvl_detect.progress import byte_progress
 
@@ -80,10 +80,10 @@ def data_shards(
     from internvl_detect.progress import byte_progress
 
     if all(name.endswith(".tar") for name in source):
-        from internvl_detect.data.shards.foreign import run_shards_to_meta
+        from internvl_detect.data.shards.command import run_shards_to_meta
 
         raise typer.Exit(run_shards_to_meta(source, out, typer.echo, as_json=json_))
-    from internvl_detect.data.shards.writing import run_shards
+    from internvl_detect.data.shards.command import run_shards
 
     if len(source) > 1:
         raise typer.BadParameter("one meta JSON, or tars alone")
@@ -118,10 +118,10 @@ def data_list(
       ivdetect data list --domain ps
       ivdetect data list --root dataset/
     """
-    from internvl_detect.data.datasets import command as catalog_text
+    from internvl_detect.data.datasets import command
 
-    here = catalog_text.count_here(root) if root is not None else None
-    typer.echo(json.dumps(catalog_text.list_values(domain, here)) if json_ else catalog_text.list_text(domain, here))
+    here = command.count_here(root) if root is not None else None
+    typer.echo(json.dumps(command.list_values(domain, here)) if json_ else command.list_text(domain, here))
 
 
 @data.command("show")
@@ -134,13 +134,12 @@ def data_show(
     \b
       ivdetect data show CASIA2
     """
-    from internvl_detect.data.datasets import catalog
-    from internvl_detect.data.datasets import command as catalog_text
+    from internvl_detect.data.datasets import catalog, command
 
     if json_:
-        typer.echo(json.dumps(catalog_text.values_of(catalog.dataset_named(name))))
+        typer.echo(json.dumps(command.values_of(catalog.dataset_named(name))))
     else:
-        typer.echo(catalog_text.show_text(name))
+        typer.echo(command.show_text(name))
 
 
 @data.command("forge")

@@ -1,9 +1,9 @@
-"""Manifests: a CSV or JSONL with one file a row (path, label, where it comes from), and conversations made from it.
+"""Manifests: a CSV or JSONL with one file a row (path, label, where it comes from), read, written and split.
 
     rows = split_by_group(read_manifest("manifest.csv"), {"train": 0.8, "val": 0.1, "test": 0.1})
-    meta = manifest_to_conversations(rows, "sets", root="pictures")
 
-Streams: only what must be compared is held. Not here: readers of public datasets' own folders.
+Streams: only what must be compared is held. Not here: readers of public datasets' own folders (``datasets``),
+conversations made from rows (``conversations.from_manifest``).
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from internvl_detect.data.conversations.meta import make_row
-from internvl_detect.data.conversations.writing import write_conversations
 from internvl_detect.data.draws import share_of
 from internvl_detect.data.findings import did_you_mean, show
 from internvl_detect.data.jsonl import MAX_LINE_BYTES, BadJson, atomically, dump, parse, read_lines, well_formed
-from internvl_detect.data.labels import LABELS, normalise_label, verity
+from internvl_detect.data.labels import LABELS, normalise_label
 from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.media.source import CLIP_SUFFIXES
-from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 COLUMNS = (
@@ -263,44 +260,3 @@ def place_group(group: str, shares: Mapping[str, float], seed: int) -> str:
         if at < edge:
             return name
     return [name for name, share in shares.items() if share > 0][-1]
-
-
-def manifest_to_conversations(
-    rows: Iterable[ManifestRow],
-    out_dir: str | Path,
-    *,
-    root: str | Path = ".",
-    name: str = "data",
-    explain: Callable[[ManifestRow], str | None] | None = None,
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Path:
-    """Writes ``meta.json`` and one JSONL per split into ``out_dir``, and gives the path of ``meta.json``.
-
-    Datasets are called ``NAME_SPLIT``, or ``NAME`` where rows have no split. Each row asks the standard question and
-    answers "Yes." or "No."; ``explain`` may give the sentence that follows a yes. ``settings`` adds meta keys
-    by split, like {"train": {"data_augment": True, "max_dynamic_patch": 6}}. The same rows give the same bytes.
-    ``root`` is what the rows' paths are relative to. Raises OutputError, DataError.
-    """
-    splits: dict[str, str] = {}
-
-    def pairs() -> Iterator[tuple[str, dict[str, Any]]]:
-        for row in rows:
-            dataset = f"{name}_{row.split}" if row.split else name
-            splits[dataset] = row.split
-            yield dataset, conversation(row, explain)
-
-    return write_conversations(pairs(), out_dir, root=root, settings=lambda d: (settings or {}).get(splits[d], {}))
-
-
-def conversation(row: ManifestRow, explain: Callable[[ManifestRow], str | None] | None = None) -> dict[str, Any]:
-    """The annotation row of one file: the standard question of its kind, and a yes or no by its label."""
-    answer = "No." if verity(row.label) == "real" else "Yes."
-    words = explain(row) if explain is not None and answer == "Yes." else None
-    if words:
-        answer = f"{answer} {words.strip()}"
-    more = {"id": row.path, "label": row.label}
-    if row.group_id:
-        more["group_id"] = row.group_id
-    if row.is_video:
-        return make_row(f"<video>\n{VIDEO_QUESTION}", answer, video=row.path, **more)
-    return make_row(f"<image>\n{IMAGE_QUESTION}", answer, image=row.path, **more)

@@ -3,8 +3,8 @@
     report = check("meta.json", token_counter=count, max_tokens=4096)
     print(report.format_text()); sys.exit(report.exit_code)
 
-Memory does not grow with the rows but for 16 bytes each (duplicate ids). ``run_check`` is the command's body.
-Not here: mending anything, shortcuts that let a model cheat (sizes, formats by class).
+Memory does not grow with the rows but for 16 bytes each (duplicate ids).
+Not here: what is printed (``command``), mending anything, shortcuts that let a model cheat (sizes, formats by class).
 """
 
 from __future__ import annotations
@@ -147,20 +147,6 @@ def check(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return report
-
-
-def run_check(
-    meta_path: str | Path,
-    echo: Callable[[str], None] = print,
-    progress: Callable[[int, int], None] | None = None,
-    *,
-    as_json: bool = False,
-    **options: Any,
-) -> int:
-    """The body of ``ivdetect data check``: checks, says what was found through ``echo``, gives the exit code."""
-    report = check(meta_path, progress=progress, **options)
-    echo(report.to_json() if as_json else report.format_text())
-    return report.exit_code
 
 
 class _DatasetCheck:

@@ -19,7 +19,7 @@ def run_forge(
     photographs: Sequence[Path],
     out: Path,
     methods: str,
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
     *,
     as_json: bool = False,
     **options: Any,
@@ -33,7 +33,7 @@ def run_forge(
         if name not in METHODS:
             raise ConfigError(f"forging method {show(name)}", do=did_you_mean(name, METHODS))
     result = forge_folder(photographs, out, methods=names or None, **options)
-    say(json.dumps(result.to_dict(), ensure_ascii=False) if as_json else in_words(result))
+    echo(json.dumps(result.to_dict(), ensure_ascii=False) if as_json else in_words(result))
     return EXIT_SOME_FAILED if result.problems else EXIT_OK
 
 

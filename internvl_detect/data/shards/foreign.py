@@ -11,7 +11,6 @@ breaks costs its sample or the rest of its tar, no more. Not here: writing shard
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 import re
@@ -20,19 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from internvl_detect.data.conversations.from_manifest import conversation
 from internvl_detect.data.conversations.meta import write_meta
 from internvl_detect.data.findings import show
 from internvl_detect.data.jsonl import MAX_LINE_BYTES, BadJson, atomically, dump, parse
 from internvl_detect.data.labels import normalise_label
-from internvl_detect.data.manifest import ManifestRow, conversation
+from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.data.storage.members import open_tar
 from internvl_detect.data.storage.stores import is_address
 from internvl_detect.data.storage.tar_file import Member, walk
-from internvl_detect.errors import EXIT_OK, ConfigError, DataError, MediaError
+from internvl_detect.errors import ConfigError, DataError, MediaError
 
 MAX_SAMPLE_BYTES = 1 << 30
 MAX_FILES = 1000  # of one sample
-MAX_PROBLEMS = 100_000
 PICTURE_ENDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic")
 CLIP_ENDS = ("mp4", "mov", "webm", "mkv", "avi", "m4v", "mpg", "ogv", "flv", "wmv", "ts")
 _LABEL_ENDS = ("cls", "label", "cls.txt", "label.txt")
@@ -102,26 +101,6 @@ def shards_to_meta(
     shown = root if is_address(root) else Path(os.path.relpath(root, out)).as_posix()
     given = {"root": shown, "annotation": f"{name}.jsonl", "repeat_time": 1, "length": length}
     return write_meta(Path(out) / "meta.json", {name: given})
-
-
-def run_shards_to_meta(tars: list[str], out: Path, echo: Callable[[str], None], *, as_json: bool = False) -> int:
-    """The body of ``ivdetect data shards A.tar ...``: says what was left out; gives the exit code."""
-    problems: list[str] = []
-    n_problems = 0
-
-    def tell(error: DataError) -> None:
-        nonlocal n_problems
-        n_problems += 1
-        if len(problems) < MAX_PROBLEMS:
-            problems.append(str(error))
-
-    meta = str(shards_to_meta(tars, out, on_error=tell))
-    code = DataError.exit_code if n_problems else EXIT_OK
-    if as_json:
-        echo(json.dumps({"meta": meta, "left_out": n_problems, "problems": problems, "exit_code": code}, indent=2))
-    else:
-        echo("\n".join([*problems, f"{meta}: {n_problems} samples or tars left out"]))
-    return code
 
 
 def _raise(error: DataError) -> None:

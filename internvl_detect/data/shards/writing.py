@@ -139,13 +139,6 @@ def write_shards(
     return report
 
 
-def run_shards(meta: str | Path, out: str | Path, echo: Callable[[str], None], *, as_json: bool, **options: Any) -> int:
-    """The body of ``ivdetect data shards``: writes, says what was done through ``echo``, gives the exit code."""
-    report = write_shards(meta, out, **options)
-    echo(report.to_json() if as_json else report.format_text())
-    return report.exit_code
-
-
 def _write(jobs: Iterator[Job], engine: str, workers: int) -> Iterator[Written]:
     """Every shard, in order. One whose process died is written again without the rows that are to blame."""
     for found in run_ordered(write_shard, jobs, on_lost=_as_it_was, engine=engine, workers=workers, chunk=1):
