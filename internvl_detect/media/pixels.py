@@ -92,3 +92,8 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
     span = high - low or 1.0
     unit = np.clip((values.astype(np.float64) - low) / span, 0, 1)
     return np.rint(np.nan_to_num(unit) * 255).astype(np.uint8)
+
+
+def least_marked(brightest: int) -> int:
+    """The least grey of a mask that is marked, where ``brightest`` is its brightest: more than half of that."""
+    return brightest // 2 + 1

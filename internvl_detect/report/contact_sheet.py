@@ -21,6 +21,7 @@ from internvl_detect.data.survey.table import FINE
 from internvl_detect.data.survey.whole import Survey
 from internvl_detect.errors import IvdetectError
 from internvl_detect.media.image import open_image
+from internvl_detect.media.pixels import least_marked
 from internvl_detect.media.video import open_video
 from internvl_detect.report.html import thumbnail
 from internvl_detect.report.words import visible
@@ -88,7 +89,7 @@ def _outline(small: PILImage.Image, mask: tuple[str, object] | FileFacts) -> Non
         grey = open_image(mask[0]).rgb.convert("L")
     except IvdetectError:
         return
-    half = max(1, (grey.getextrema()[1] + 1) // 2)  # type: ignore[operator]
-    marked = grey.resize(small.size, PILImage.Resampling.BOX).point(lambda value: 255 if value >= half else 0)
+    least = least_marked(int(grey.getextrema()[1]))  # type: ignore[arg-type]
+    marked = grey.resize(small.size, PILImage.Resampling.BOX).point(lambda value: 255 if value >= least else 0)
     edge = ImageChops.difference(marked.filter(ImageFilter.MaxFilter(3)), marked)
     small.paste(_RED, (0, 0, *small.size), edge)

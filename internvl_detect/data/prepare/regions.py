@@ -13,6 +13,7 @@ import numpy as np
 
 from internvl_detect.errors import MediaError
 from internvl_detect.media.image import open_image
+from internvl_detect.media.pixels import least_marked
 
 Box = tuple[int, int, int, int]
 SCALE = 1000
@@ -30,7 +31,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     grey = np.asarray(open_image(path).rgb.convert("L"))
     if not grey.any():
         raise MediaError(f"the mask {path} is empty", expected="something marked in a picture with an edit")
-    return grey > int(grey.max()) // 2
+    return grey >= least_marked(int(grey.max()))
 
 
 def part_boxes(mask: np.ndarray) -> list[tuple[Box, int]]:

@@ -24,7 +24,7 @@ from internvl_detect.errors import MediaError
 from internvl_detect.media.image import Limits, open_image
 from internvl_detect.media.image_metadata import orientation_of, read_metadata
 from internvl_detect.media.jpeg_damage import jpeg_damage
-from internvl_detect.media.pixels import turn_upright
+from internvl_detect.media.pixels import least_marked, turn_upright
 from internvl_detect.media.source import HEAD, picture_format, read_source
 from internvl_detect.media.truncated import what_is_missing
 
@@ -229,7 +229,7 @@ def _mask(data: bytes) -> FileFacts:
         height=picture.height,
         format=picture.format,
         mode=picture.mode,
-        white=float(counts[max(1, (brightest + 1) // 2) :].sum()),
+        white=float(counts[least_marked(brightest) :].sum()),
         brightest=brightest,
         between=float(counts[low + 1 : high].sum()),
         **_bytes(data),
