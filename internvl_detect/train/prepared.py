@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from internvl_detect.config import TrainConfig
-from internvl_detect.data.prepare import DONE, PrepareOptions
+from internvl_detect.data.folders import DONE
+from internvl_detect.data.prepare import PrepareOptions
 from internvl_detect.data.prepare_command import Wanted, prepare_source
 from internvl_detect.errors import ConfigError
 from internvl_detect.train.run_folder import read_json
