@@ -25,6 +25,7 @@ import numpy as np
 
 from internvl_detect.data.conversations import DatasetEntry, chosen, parse_meta
 from internvl_detect.data.findings import Finding, Level, show
+from internvl_detect.data.folders import printable
 from internvl_detect.data.jsonl import read_lines
 from internvl_detect.data.opening import MediaDesk
 from internvl_detect.data.rows import Sample, read_row
@@ -108,7 +109,7 @@ class Report:
         for one in self.datasets:
             tokens = f", at most {one.tokens_max} tokens" if one.tokens_max else ""
             lines.append(
-                f"{one.name}: {one.usable} of {one.rows} rows usable; {one.image} image, {one.video} video, "
+                f"{printable(one.name)}: {one.usable} of {one.rows} rows usable; {one.image} image, {one.video} video, "
                 f"{one.text} text; {one.real} real, {one.fake} fake, {one.unlabelled} without label{tokens}"
             )
         lines.append(f"{self.n_errors} errors, {self.n_warnings} warnings")

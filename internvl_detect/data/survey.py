@@ -21,6 +21,7 @@ from internvl_detect.data.duplicates import Copy, exact_copies, near_copies
 from internvl_detect.data.facts import FileFacts
 from internvl_detect.data.facts_cache import open_cache
 from internvl_detect.data.findings import Finding, Level, show
+from internvl_detect.data.folders import printable
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.data.measure import Asked, measure
 from internvl_detect.data.survey_table import BAD, FINE, MISSING, UNREAD, SurveyTable
@@ -113,6 +114,8 @@ def survey(
         measure(desk.ask(rows), desk.settle, root=root, cache=known, workers=workers, open_them=open_media)
     for finding in [*findings, *_compared(found, open_media)]:
         found.add(finding)
+    if not len(found.table):
+        found.add(Finding("error", "no-rows", printable(str(root)), 0, "there is no file to look at"))
     return found
 
 
@@ -179,7 +182,6 @@ def _compared(found: Survey, opened: bool) -> Iterator[Finding]:
     """What only shows when files are held against each other."""
     table = found.table
     if not len(table):
-        yield Finding("error", "no-rows", "", 0, "there is no file to look at")
         return
     yield from _balance(found)
     yield from _names(table)
