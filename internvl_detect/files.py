@@ -1,10 +1,17 @@
-"""Read a small text file that a user named: ordinary, of bounded size, in UTF-8; or an error that says why not."""
+"""What commands do with files and folders that a user named: read a small text, hold a folder for one run.
+
+Both end in an error that says why not. Not here: media (``media.source``), JSON (``data.jsonl``).
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from internvl_detect.errors import ConfigError
+from internvl_detect.errors import ConfigError, OutputError
 
 MAX_BYTES = 32 * 2**20
 
@@ -28,3 +35,32 @@ def read_text(path: str | Path, *, what: str, max_bytes: int = MAX_BYTES) -> str
         raise ConfigError(f"the {what} {path} is not text", expected="UTF-8") from None
     except OSError as error:
         raise ConfigError(f"the {what} {path} cannot be read ({error.strerror})", do="check the path") from None
+
+
+@contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """Holds ``folder``, made if need be, for this process: two runs in one folder would take each other's files away.
+
+    The system lets go of it however the process ends. Where folders cannot be held (Windows, some network disks) it is
+    not. Raises ConfigError while another run holds it, OutputError where it is no folder and can be none.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        import fcntl
+
+        held = os.open(folder, os.O_RDONLY)
+    except ImportError:
+        yield
+        return
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be used ({error.strerror or error})", do="choose another folder") from None
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                found = f"another run is at work in {folder}"
+                raise ConfigError(found, do="wait for its end, or choose another folder") from None
+        yield
+    finally:
+        os.close(held)

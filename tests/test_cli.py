@@ -205,7 +205,7 @@ def test_the_process_itself_ends_with_the_code_and_the_message_and_no_traceback(
 
 
 def test_a_bug_ends_with_70_and_says_how_to_see_more(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "app", lambda **_: 1 / 0)
+    monkeypatch.setattr(cli.entry, "app", lambda **_: 1 / 0)
     monkeypatch.delenv("IVDETECT_DEBUG", raising=False)
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -196,7 +196,7 @@ def test_splits_classes_and_names_are_held_against_each_other(tmp_path):
     assert '"3.png" of the same group_id in split "train"' in found.findings[-1].problem
     lopsided = look(tmp_path, rows[:25], open_media=False)
     assert ("label-balance", "all files") in told(lopsided)
-    assert told(look(tmp_path, [])) == [("no-rows", "")]
+    assert told(look(tmp_path, [])) == [("no-rows", str(tmp_path))]
 
 
 def test_findings_of_the_finder_are_kept_and_each_code_is_capped(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ def data_check(
       ivdetect data check pictures/ --out report        # files: broken, copied, shortcuts; with a contact sheet
     """
     from internvl_detect.cli.data_check import check_rows, is_for_survey, rows_of
-    from internvl_detect.data.conversations.command import run_check
+    from internvl_detect.data.conversations.meta.command import run_check
     from internvl_detect.errors import ConfigError
     from internvl_detect.progress import byte_progress
 
@@ -80,10 +80,10 @@ def data_shards(
     from internvl_detect.progress import byte_progress
 
     if all(name.endswith(".tar") for name in source):
-        from internvl_detect.data.shards.command import run_shards_to_meta
+        from internvl_detect.data.shards.writing.command import run_shards_to_meta
 
         raise typer.Exit(run_shards_to_meta(source, out, typer.echo, as_json=json_))
-    from internvl_detect.data.shards.command import run_shards
+    from internvl_detect.data.shards.writing.command import run_shards
 
     if len(source) > 1:
         raise typer.BadParameter("one meta JSON, or tars alone")

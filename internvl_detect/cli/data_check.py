@@ -6,15 +6,19 @@ check of a meta JSON (``data.conversations.check``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from internvl_detect.data.datasets.choice import parse_choice, select
+from internvl_detect.data.datasets.mmtd import WordSet, with_words
 from internvl_detect.data.datasets.readers import find_datasets
 from internvl_detect.data.findings import Finding, show
 from internvl_detect.data.manifest import SUFFIXES, ManifestRow
 from internvl_detect.data.survey.facts_cache import CACHE_NAME
 from internvl_detect.errors import DataError
+from internvl_detect.files import alone_in
 
 
 def is_for_survey(path: Path) -> bool:
@@ -35,7 +39,20 @@ def rows_of(path: Path, findings: list[Finding], choice: str = "") -> tuple[Iter
             expected="folders called real and fake, a manifest, or a dataset that `ivdetect data list` names",
             do="see docs/datasets.md",
         )
-    return select(found, parse_choice(choice), note=findings.append), path if path.is_dir() else path.parent
+    selection = parse_choice(choice)
+    rows = select(found, selection, note=findings.append)
+    words = [one for one in with_words(found) if isinstance(one, WordSet)]
+    words = [one for one in words if selection.pick_of(one.dataset.name, one.part, one.dataset.domain) is not None]
+    root = path if path.is_dir() else path.parent
+    return itertools.chain(rows, _without_rows(words, findings)), root
+
+
+def _without_rows(words: Iterable[WordSet], findings: list[Finding]) -> Iterator[ManifestRow]:
+    """Explanations are read for what is wrong with them; their pictures are rows of other sets."""
+    for one in words:
+        for _ in one.rows(findings.append):
+            pass
+    yield from ()
 
 
 def check_rows(
@@ -61,23 +78,26 @@ def check_rows(
     from internvl_detect.report.contact_sheet import contact_sheet
     from internvl_detect.report.survey import survey_report, to_json, to_text, write_survey
 
-    with progress_bar("looking at files", None) as progress:
-        found = survey(
-            rows,
-            root,
-            findings=findings,
-            cache=cache or root / CACHE_NAME,
-            workers=workers,
-            open_media=open_media,
-            progress=progress,
-        )
-    comparisons = compare(found)
-    for finding in as_findings(comparisons):
-        found.add(finding)
-    report = survey_report(found, [one.to_dict() for one in comparisons], root=str(root))
-    echo(to_json(report) if as_json else to_text(report))
-    if out is not None:
-        page = write_survey(report, out, sheet=contact_sheet(found, root, seed=seed))
-        if not as_json:
-            echo(f"written: {page}")
-    return found.exit_code
+    with ExitStack() as held:
+        if out is not None:  # before hours of looking
+            held.enter_context(alone_in(out))
+        with progress_bar("looking at files", None) as progress:
+            found = survey(
+                rows,
+                root,
+                findings=findings,
+                cache=cache or root / CACHE_NAME,
+                workers=workers,
+                open_media=open_media,
+                progress=progress,
+            )
+        comparisons = compare(found)
+        for finding in as_findings(comparisons):
+            found.add(finding)
+        report = survey_report(found, [one.to_dict() for one in comparisons], root=str(root))
+        echo(to_json(report) if as_json else to_text(report))
+        if out is not None:
+            page = write_survey(report, out, sheet=contact_sheet(found, root, seed=seed))
+            if not as_json:
+                echo(f"written: {page}")
+        return found.exit_code

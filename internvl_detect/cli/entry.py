@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from internvl_detect import __version__
 from internvl_detect.cli.commands import commands
 from internvl_detect.cli.data import data
-from internvl_detect.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, IvdetectError, OutputError
+from internvl_detect.data.findings import show
+from internvl_detect.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, ConfigError, IvdetectError, OutputError
 
 HELP = """Detect AI-generated and tampered pictures and clips; say why, and draw where.
 
@@ -23,6 +24,13 @@ HELP = """Detect AI-generated and tampered pictures and clips; say why, and draw
   ivdetect train --config recipes/internvl2_8b_lora.yaml
   ivdetect data check meta.json
 """
+
+# What every mistake on the command line is derived from: click's class, or typer's copy of it, by typer's version.
+_UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+# What a disk may answer to any path that a user names.
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 app = typer.Typer(
     name="ivdetect",
@@ -55,15 +63,17 @@ def main() -> None:
     """The entry point: every error a user can cause ends in its message and exit code, never in a traceback."""
     if sys.stdout is None:  # closed by the caller
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         code = app(standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # typer turns Ctrl-C into this exit code
-            raise click.exceptions.Abort
+            raise typer.Abort
         sys.stdout.flush()
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _say("ivdetect: interrupted; what was written is whole")
         _leave(EXIT_INTERRUPTED)
-    except click.exceptions.ClickException as error:
+    except _UsageError as error:
         error.show()
         _leave(error.exit_code)
     except IvdetectError as error:
@@ -73,8 +83,11 @@ def main() -> None:
         _quiet_stdout()
         _leave(1)
     except OSError as error:
-        if error.filename is not None:  # of some other file: no one foresaw it
+        if error.filename is not None and error.errno not in (*_UNUSABLE, *_FULL):  # no one foresaw it
             _bug(error)
+        if error.filename is not None:
+            _say(f"ivdetect: {show(os.fsdecode(error.filename), 300)} cannot be used ({error.strerror})")
+            _leave(OutputError.exit_code if error.errno in _FULL else ConfigError.exit_code)
         _quiet_stdout()
         _say(f"ivdetect: standard output could not be written ({error.strerror or error})")
         _leave(OutputError.exit_code)

@@ -88,5 +88,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
     if near:
         return "did you mean " + show(next(n for n in names if n.lower() == near[0])) + "?"
-    listed = ", ".join(show(n) for n in names[:12]) + (", ..." if len(names) > 12 else "")
+    listed = ", ".join(show(n) for n in names[:12]) + (", and more" if len(names) > 12 else "")
     return f"known: {listed}" if names else "none are known here"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from internvl_detect.media.source import CLIP_SUFFIXES, PICTURE_SUFFIXES
 
 LISTS = frozenset((".csv", ".tsv", ".jsonl", ".json"))
 PACKED = frozenset((".parquet", ".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"))
+DONE = "prepared.json"  # in a folder that a preparation wrote
 MAX_DEPTH = 32
 MAX_LISTS = 200
 _PASSED_OVER = frozenset(("__macosx", "thumbs.db", "desktop.ini", "$recycle.bin"))
@@ -51,6 +53,11 @@ def is_media(name: str) -> bool:
 def joined(*parts: str) -> str:
     """Path parts with ``/`` between them, empty ones left out."""
     return "/".join(part for part in parts if part)
+
+
+def _folded(name: str) -> str:
+    """What a disk that minds neither case nor the two codings of an accent takes the name for."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def is_in(path: str, folder: str) -> bool:
@@ -102,12 +109,14 @@ class Walk:
             (folders if is_folder else files).append(name)
         folders.sort()
         files.sort()
-        if len({name.casefold() for name in (*folders, *files)}) < len(folders) + len(files):
+        if len({_folded(name) for name in (*folders, *files)}) < len(folders) + len(files):
             first: dict[str, str] = {}
             for name in (*folders, *files):
-                if (twin := first.setdefault(name.casefold(), name)) != name:
-                    problem = f"differs from {show(twin)} in upper and lower case only"
-                    hint = "one overwrites the other on Windows and macOS; rename it"
+                if (twin := first.setdefault(_folded(name), name)) != name:
+                    same = twin.casefold() == name.casefold()
+                    alike = "upper and lower case" if same else "the coding of its accents"
+                    problem = f"differs from {show(twin)} in {alike} only"
+                    hint = "one overwrites the other on Windows or macOS; rename it"
                     self.note("warning", "case-twins", joined(folder, name), problem, hint)
         return folders, files
 

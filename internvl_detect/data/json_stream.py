@@ -21,6 +21,7 @@ _SPACE = b" \t\r\n"
 # A whole string, or a character that opens, closes or divides. A quotation mark alone begins a string that goes on
 # behind the bytes at hand; one that no other follows on its line belongs to no string, as JSON's never hold a line end.
 _STRUCTURE = re.compile(rb'"[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+"|["\[\]{},]')
+_WITHOUT_STRINGS = re.compile(rb"[\[\]{},]")
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class _List:
 
     def _scan(self, last: bool) -> Iterator[Element]:
         start, self.at = self.at, len(self.held)
-        for match in _STRUCTURE.finditer(self.held, start):
+        for match in self._tokens(start):
             token, here = match.group(), match.start()
             if token == b'"':
                 if not last and self.held.find(b"\n", here) < 0:
@@ -105,6 +106,21 @@ class _List:
                     return
             elif token in b"]}":
                 self.depth -= 1
+
+    def _tokens(self, start: int) -> Iterator[re.Match[bytes]]:
+        """Behind a quotation mark that opens no string, each further one on its line is escaped and opens none either:
+        they are not looked at again, which would take time in the square of the line's length."""
+        opened = True
+        while opened:
+            opened = False
+            for match in _STRUCTURE.finditer(self.held, start):
+                yield match
+                if match.group() == b'"':
+                    start = self.held.find(b"\n", match.end())
+                    start = start if start >= 0 else len(self.held)
+                    yield from _WITHOUT_STRINGS.finditer(self.held, match.end(), start)
+                    opened = True
+                    break
 
     def _element(self, end: int) -> Element:
         raw = self.held[self.began : end]

@@ -110,11 +110,14 @@ def dump(value: Any) -> str:
 def atomically(path: str | Path) -> Iterator[BinaryIO]:
     """A file beside ``path`` to write into, which takes its name when the block ends well; else the old file stays.
 
-    Raises OutputError when the disk is full or the folder cannot be written.
+    Raises OutputError when the disk is full, the folder cannot be written, or ``path`` is a folder, device or pipe
+    (whose place the file would take: /dev/null is needed by others).
     """
     path = Path(path)
     temporary = None
     try:
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{path} is no ordinary file", do="name a new file")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
         with os.fdopen(handle, "wb") as file:

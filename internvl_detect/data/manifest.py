@@ -174,6 +174,9 @@ def _csv(file: BinaryIO, bad: Callable[..., None]) -> Iterator[tuple[int, dict[s
             yield raw.removeprefix(start).decode("utf-8", "surrogateescape")
             start = b""
 
+    if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError("the text is UTF-16", do="save the file as UTF-8")
+    file.seek(0)
     first = file.readline(65536).decode("utf-8", "replace").lstrip("\ufeff")
     file.seek(0)
     reader = csv.reader(lines(), delimiter=max(",\t;", key=first.count))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +36,8 @@ from internvl_detect.media.source import (
 from internvl_detect.media.truncated import decoding, stated_size, what_is_missing
 
 __all__ = ["Image", "Limits", "open_image", "sniff"]
+# What a decoder makes of a stranger's file stands in the result; lines on standard error would only tear the progress.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _PLUGINS = {
     "JPEG": "JpegImagePlugin",

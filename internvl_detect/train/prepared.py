@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from internvl_detect.config import TrainConfig
+from internvl_detect.data.folders import DONE
 from internvl_detect.data.manifest import SUFFIXES
 from internvl_detect.data.prepare.command import Wanted, prepare_source
-from internvl_detect.data.prepare.training_set import DONE, PrepareOptions
+from internvl_detect.data.prepare.training_set import PrepareOptions
 from internvl_detect.errors import ConfigError
 from internvl_detect.train.run_folder import read_json
 

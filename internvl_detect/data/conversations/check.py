@@ -26,7 +26,7 @@ from internvl_detect.data.conversations.meta import DatasetEntry, chosen, parse_
 from internvl_detect.data.conversations.opening import MediaDesk
 from internvl_detect.data.conversations.rows import Sample, read_row
 from internvl_detect.data.draws import number_of
-from internvl_detect.data.findings import Finding, Level, Tally, show
+from internvl_detect.data.findings import Finding, Level, Tally, printable, show
 from internvl_detect.data.jsonl import read_lines
 from internvl_detect.errors import IvdetectError
 
@@ -99,7 +99,7 @@ class Report(Tally):
         for one in self.datasets:
             tokens = f", at most {one.tokens_max} tokens" if one.tokens_max else ""
             lines.append(
-                f"{one.name}: {one.usable} of {one.rows} rows usable; {one.image} image, {one.video} video, "
+                f"{printable(one.name)}: {one.usable} of {one.rows} rows usable; {one.image} image, {one.video} video, "
                 f"{one.text} text; {one.real} real, {one.fake} fake, {one.unlabelled} without label{tokens}"
             )
         lines.append(f"{self.n_errors} errors, {self.n_warnings} warnings")

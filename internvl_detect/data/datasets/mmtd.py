@@ -79,14 +79,19 @@ def read_mmtd(path: str | Path, pictures: Callable[[], Iterable[ManifestRow]], *
         for row in pictures():
             if (name := _name(row.path)) in named:
                 named[name].append(row)
+        empty = True
         with open(path, "rb") as file:
             for element in read_elements(file):
+                empty = False
                 try:
                     yield _row(element, named)
                 except _Unusable as error:
                     code, problem, hint = error.args
                     said = f"element {element.number}: {problem}"
                     note(Finding("error", code, str(path), element.line, said, hint, DATASET))
+        if empty:
+            expected = "a list of {image, conversations}; get the file again"
+            note(Finding("error", "no-rows", str(path), 0, "there is nothing in it", expected, DATASET))
     except OSError as error:
         raise DataError(f"{path} could not be read: {error.strerror or error}") from None
 

@@ -23,7 +23,7 @@ from internvl_detect.data.datasets.listings import SPLITS
 from internvl_detect.data.datasets.pairing import is_mask_folder
 from internvl_detect.data.datasets.spots import spot_rows
 from internvl_detect.data.findings import Finding, did_you_mean, printable, show
-from internvl_detect.data.folders import Glance, Note, Walk, is_in, joined, suffix_of
+from internvl_detect.data.folders import DONE, Glance, Note, Walk, is_in, joined, suffix_of
 from internvl_detect.data.manifest import ManifestRow, read_manifest
 from internvl_detect.errors import DataError
 
@@ -60,6 +60,8 @@ def find_datasets(root: str | Path, *, note: Note) -> list[FoundSet]:
     root = Path(root)
     if root.is_file():
         return [_manifest_set(root.parent, root.name)]
+    if not root.is_dir() and root.exists():
+        raise DataError(f"{root} is no ordinary file", expected="a folder of datasets, or a manifest (CSV, JSONL)")
     if not root.is_dir():
         raise DataError(f"{root} is not there", expected="a folder of datasets, or a manifest (CSV, JSONL)")
     return _Finder(root, note).run()
@@ -135,6 +137,8 @@ class _Finder:
         if not self._walk.enter(folder):
             return
         here = self._look(folder)
+        if os.path.isfile(self._walk.full(joined(folder, DONE))):  # made of datasets, and none of them
+            return
         own_name = folder.rpartition("/")[2] or self._name_of_root()
         manifests = [n for n in here.lists if _is_manifest(self.root, joined(folder, n))]
         if manifests:

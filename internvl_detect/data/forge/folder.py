@@ -26,6 +26,7 @@ from internvl_detect.data.forge.methods import Rebuild
 from internvl_detect.data.forge.plan import SHARES, USUAL, Settings, Task, find_sources, plan
 from internvl_detect.data.forge.regions import KINDS
 from internvl_detect.errors import ConfigError, DataError
+from internvl_detect.files import alone_in
 
 CHUNK = 4  # photographs that travel to a process together
 
@@ -86,11 +87,12 @@ def forge_folder(
     if len({source.name for source in sources}) < len(sources):
         raise ConfigError("a photograph is given twice under one name", do="name each folder once")
     tasks = plan(sources, settings)
-    journal = Journal(Path(out), tasks, settings)
-    try:
-        return _run(tasks, journal, workers, engine, progress)
-    finally:
-        journal.close()
+    with alone_in(out):
+        journal = Journal(Path(out), tasks, settings)
+        try:
+            return _run(tasks, journal, workers, engine, progress)
+        finally:
+            journal.close()
 
 
 def _run(

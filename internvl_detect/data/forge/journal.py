@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from internvl_detect.data.forge.plan import Settings, Task
+from internvl_detect.data.forge.plan import SUMMARY, Settings, Task
 from internvl_detect.data.jsonl import MAX_LINE_BYTES, BadJson, atomically, dump, parse
 from internvl_detect.data.manifest import ManifestRow, write_manifest
 from internvl_detect.errors import ConfigError, OutputError
 from internvl_detect.files import read_text
 
-RECORDS, MANIFEST, SUMMARY = "records.jsonl", "manifest.csv", "forge.json"
+RECORDS, MANIFEST = "records.jsonl", "manifest.csv"
 DOMAINS = {"photoshop": "ps", "deepfake": "df", "aigc_editing": "aigc", "ai_generated": "aigc"}
 DATASET = "forged"
 FILES = ("path", "authentic", "mask")

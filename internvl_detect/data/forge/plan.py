@@ -23,6 +23,7 @@ from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.media.source import CLIP_SUFFIXES, PICTURE_SUFFIXES
 
 SHARES = (("train", 0.8), ("val", 0.1), ("test", 0.1))
+SUMMARY = "forge.json"  # in a folder that forging wrote
 USUAL = ("splice", "copy_move", "removal", "poisson")
 DONORS = 6  # neighbours that a photograph may take a piece from; few, so that decoded ones are used again
 
@@ -98,8 +99,8 @@ def find_sources(
 ) -> list[Source]:
     """Pictures (or clips, by ``kind``) in the folders, and single files, sorted by name within each.
 
-    Links to folders are not followed, nor links to files outside the folder, and the folder ``skip`` (where forgeries
-    go) is passed over. Raises DataError for a path that is not
+    Links to folders are not followed, nor links to files outside the folder. Passed over are the folder ``skip`` (where
+    forgeries go) and what was forged before: forgeries are no photographs. Raises DataError for a path that is not
     there, or for no file at all.
     """
     suffixes = CLIP_SUFFIXES if kind == "clip" else PICTURE_SUFFIXES
@@ -108,12 +109,12 @@ def find_sources(
     for given in map(Path, paths):
         if not given.exists():
             raise DataError(f"{given} does not exist", expected="a folder of photographs or a photograph")
-        base = (given if given.is_dir() else given.parent).resolve()
+        base = _real(given if given.is_dir() else given.parent)
         used[base.name] = used.get(base.name, 0) + 1
         root = base.name if used[base.name] == 1 else f"{base.name}-{used[base.name]}"
-        files = _files(given, Path(skip).resolve() if skip else None) if given.is_dir() else [given]
+        files = _files(given, _real(skip) if skip else None) if given.is_dir() else [given]
         for file in files:
-            if not given.is_dir() or (file.suffix.lower() in suffixes and file.resolve().is_relative_to(base)):
+            if not given.is_dir() or (file.suffix.lower() in suffixes and _real(file).is_relative_to(base)):
                 inside = file.relative_to(given if given.is_dir() else given.parent).as_posix()
                 name = os.fsencode(f"{root}/{inside}").decode("utf-8", "backslashreplace")
                 found.append(Source(str(file), name, root, kind))
@@ -126,8 +127,13 @@ def find_sources(
 
 def _files(folder: Path, skip: Path | None) -> Iterator[Path]:
     for where, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if Path(where, name).resolve() != skip)
+        inside = {name: Path(where, name) for name in sorted(folders)}
+        folders[:] = [n for n, path in inside.items() if _real(path) != skip and not os.path.isfile(path / SUMMARY)]
         yield from (Path(where, name) for name in sorted(names))
+
+
+def _real(path: str | Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises for links in a circle
 
 
 def with_splits(sources: Sequence[Source], settings: Settings) -> list[Source]:

@@ -6,6 +6,7 @@ Everything that could not be used stands in OUT/findings.jsonl. Not here: the wo
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from internvl_detect.data.findings import Finding
 from internvl_detect.data.folders import Note
 from internvl_detect.data.jsonl import atomically, dump
 from internvl_detect.data.manifest import ManifestRow
-from internvl_detect.data.prepare.training_set import DONE, Prepared, PrepareOptions, prepare_rows
-from internvl_detect.errors import ConfigError
+from internvl_detect.data.prepare.training_set import Prepared, PrepareOptions, claim, prepare_rows
+from internvl_detect.errors import ConfigError, DataError
+from internvl_detect.files import alone_in
 
 
 @dataclass(frozen=True)
@@ -55,20 +57,36 @@ def prepare_source(
     with one, chosen files train, those chosen for validation validate, and what both name validates. A set's own split
     is kept to. Raises ConfigError, DataError, OutputError.
     """
-    source = Path(source)
+    source, out = Path(source), Path(out)
     training = wanted.training()
     validating = parse_choice(wanted.val_choice) if wanted.val_choice.strip() else None
-    with finding_log(Path(out) / "findings.jsonl") as note:
-        found = with_words(one for one in find_datasets(source, note=note) if not _is_ours(one))
-        options = dataclasses.replace(options, repeat={**weights(found, training), **options.repeat})
-        rows = chosen_rows(found, training, validating, note)
-        root = source if source.is_dir() else source.parent
-        return prepare_rows(rows, root, out, options, note=note, progress=progress, facts=facts)
+    log = out / "findings.jsonl"
+    levels: Counter[str] = Counter()
+    first: list[Finding] = []
+    with alone_in(out):
+        claim(out)
+        for left in out.glob(".unfinished-*"):  # by a run that was killed
+            left.unlink(missing_ok=True)
+        with finding_log(log) as write:
 
+            def note(finding: Finding) -> None:
+                write(finding)
+                levels[finding.level] += 1
+                first[:] = first or [finding]
 
-def _is_ours(found: FoundSet) -> bool:
-    """Whether it is what an earlier preparation wrote among the datasets, and none of them."""
-    return (found.root / found.folder / DONE).is_file()
+            found = with_words(find_datasets(source, note=note))
+            options = dataclasses.replace(options, repeat={**weights(found, training), **options.repeat})
+            rows = chosen_rows(found, training, validating, note)
+            root = source if source.is_dir() else source.parent
+            try:
+                done = prepare_rows(rows, root, out, options, note=note, progress=progress, facts=facts)
+            except DataError as error:
+                if not first or first[0].format() in error.found:
+                    raise
+                raise DataError(f"{error.found}; first finding: {first[0].format()}", do=f"all are in {log}") from None
+    if levels:
+        done.findings = f"{levels['error']} errors and {levels['warning']} warnings: {log}"
+    return done
 
 
 def chosen_rows(

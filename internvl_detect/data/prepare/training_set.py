@@ -23,7 +23,7 @@ from typing import Any
 from internvl_detect.data.conversations.writing import write_conversations
 from internvl_detect.data.engine import run_ordered
 from internvl_detect.data.findings import Finding, printable, show
-from internvl_detect.data.folders import Note
+from internvl_detect.data.folders import DONE, Note
 from internvl_detect.data.jsonl import atomically, well_formed
 from internvl_detect.data.labels import verity
 from internvl_detect.data.manifest import ManifestRow, read_manifest, write_manifest
@@ -33,7 +33,6 @@ from internvl_detect.data.prepare.one_file import FRAMES, Job, Made, convert_fil
 from internvl_detect.data.prepare.splits import Places
 from internvl_detect.errors import ConfigError, DataError, OutputError
 
-DONE = "prepared.json"
 _SPOOL = ".unfinished-rows.jsonl"
 
 
@@ -68,12 +67,14 @@ class PrepareOptions:
 @dataclass
 class Prepared:
     """What was made: ``files`` by (set, split, real or fake), the meta JSON's ``datasets`` with their set, split, kind
-    (verdict, explain, mask, frames) and number of rows, and ``left_out`` by the code of the reason."""
+    (verdict, explain, mask, frames) and number of rows, ``left_out`` by the code of the reason, and ``findings`` in
+    words: how many there were while datasets were read too, and where they stand."""
 
     meta: Path
     files: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    findings: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -93,7 +94,7 @@ class Prepared:
         said = ", ".join(f"{n} {kind}" for kind, n in sorted(by_kind.items()))
         lines.append(f"{sum(by_kind.values())} rows of conversations: {said}")
         lines += [f"left out or mended: {n} x {code}" for code, n in sorted(self.left_out.items())]
-        return "\n".join([*lines, str(self.meta)])
+        return "\n".join(filter(None, [*lines, self.findings, str(self.meta)]))
 
 
 def prepare_rows(
@@ -148,20 +149,29 @@ def prepare_rows(
 
 def _begin(out: Path) -> list[str]:
     """Makes ``out`` ours; gives the names of the datasets of an earlier preparation."""
+    claim(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         for left in (out / FRAMES).glob(".unfinished-*"):  # by a run that was killed
             shutil.rmtree(left)
-        inside = [name for name in os.listdir(out) if not name.startswith(".unfinished-")]
-        if inside and DONE not in inside and inside != ["findings.jsonl"]:
-            raise ConfigError(f"{out} holds other files", expected="a new folder, or one of an earlier preparation")
-        earlier = list(json.loads((out / DONE).read_text("utf-8"))["datasets"]) if DONE in inside else []
+        earlier = list(json.loads((out / DONE).read_text("utf-8"))["datasets"]) if (out / DONE).is_file() else []
     except OSError as error:
         raise OutputError(f"{out} cannot be used ({error.strerror})", do="choose another folder") from None
     except (ValueError, KeyError, TypeError):
         earlier = []
     _mark(out, {"finished": False, "datasets": dict.fromkeys(earlier)})
     return [name for name in earlier if isinstance(name, str) and "/" not in name and "\\" not in name]
+
+
+def claim(out: Path) -> None:
+    """Makes sure that ``out`` is new, or a preparation's, before anything is written there. Raises ConfigError,
+    OutputError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        inside = [name for name in os.listdir(out) if not name.startswith(".unfinished-")]
+    except OSError as error:
+        raise OutputError(f"{out} cannot be used ({error.strerror})", do="choose another folder") from None
+    if inside and DONE not in inside and inside != ["findings.jsonl"]:
+        raise ConfigError(f"{out} holds other files", expected="a new folder, or one of an earlier preparation")
 
 
 def _mark(out: Path, facts: Mapping[str, Any]) -> None:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from internvl_detect.data.conversations.from_manifest import conversation
 from internvl_detect.data.conversations.meta import write_meta
+from internvl_detect.data.conversations.meta.from_manifest import conversation
 from internvl_detect.data.findings import show
 from internvl_detect.data.jsonl import MAX_LINE_BYTES, BadJson, atomically, dump, parse
 from internvl_detect.data.labels import normalise_label
@@ -80,7 +80,12 @@ def shards_to_meta(
     """
     paths = [str(tar) if is_address(str(tar)) else os.path.abspath(tar) for tar in tars]
     root = _common(paths)
-    bad = on_error or _raise
+    first: list[DataError] = []
+
+    def bad(error: DataError) -> None:
+        first[:] = first or [error]
+        (on_error or _raise)(error)
+
     if (Path(out) / "meta.json").exists():
         raise ConfigError(f"{out} holds a meta.json", expected="a new folder", do="choose another name")
     length = 0
@@ -97,7 +102,8 @@ def shards_to_meta(
                 rows.write(dump(row).encode("utf-8") + b"\n")
                 length += 1
         if not length:
-            raise DataError(f"no sample of {len(paths)} shards can be used", do="is there a KEY.json or KEY.cls?")
+            why = f"the first problem: {first[0]}" if first else "is there a KEY.json or KEY.cls?"
+            raise DataError(f"no sample of {len(paths)} shards can be used", do=why)
     shown = root if is_address(root) else Path(os.path.relpath(root, out)).as_posix()
     given = {"root": shown, "annotation": f"{name}.jsonl", "repeat_time": 1, "length": length}
     return write_meta(Path(out) / "meta.json", {name: given})

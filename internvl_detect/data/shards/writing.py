@@ -30,6 +30,7 @@ from internvl_detect.data.shards.shard_file import Job, Written, check_alone, wi
 from internvl_detect.data.storage.members import extent, index_path
 from internvl_detect.data.storage.stores import is_address
 from internvl_detect.errors import EXIT_OK, ConfigError, DataError, OutputError
+from internvl_detect.files import alone_in
 
 MAX_BYTES = 1 << 30
 MAX_SAMPLES = 10_000
@@ -111,32 +112,33 @@ def write_shards(
             )
     names = _file_names(entries)
     out = Path(os.path.abspath(out))
-    _claim(out, {"max_bytes": max_bytes, "max_samples": max_samples, "names": names})
-    report = ShardReport(str(out / "meta.json"))
-    sizes = {entry.name: os.path.getsize(entry.annotation) for entry in entries}
-    datasets: dict[str, dict[str, Any]] = {}
-    labels: set[str] = set()
-    done = 0
-    for entry in entries:
-        before = report.samples
-        with atomically(out / f"{names[entry.name]}.jsonl") as rows:
-            for written in _write(_jobs(entry, names[entry.name], out, max_bytes, max_samples), engine, workers):
-                report.add(written)
-                if strict and report.findings:
-                    raise report.findings[0].as_error()
-                labels.add(written.label)
-                with open(written.part, "rb") as part:
-                    part.readline()
-                    shutil.copyfileobj(part, rows, 1 << 20)
-                if progress is not None:
-                    progress(done + written.end, sum(sizes.values()))
-        done += sizes[entry.name]
-        datasets[entry.name] = _settings_of(entry, f"{names[entry.name]}.jsonl", report.samples - before)
-    if not report.samples:
-        raise DataError(f"no row of {meta} can be used", do=report.findings[0].format() if report.findings else "")
-    write_meta(out / "meta.json", datasets)
-    _leave(out, labels)
-    return report
+    with alone_in(out):
+        _claim(out, {"max_bytes": max_bytes, "max_samples": max_samples, "names": names})
+        report = ShardReport(str(out / "meta.json"))
+        sizes = {entry.name: os.path.getsize(entry.annotation) for entry in entries}
+        datasets: dict[str, dict[str, Any]] = {}
+        labels: set[str] = set()
+        done = 0
+        for entry in entries:
+            before = report.samples
+            with atomically(out / f"{names[entry.name]}.jsonl") as rows:
+                for written in _write(_jobs(entry, names[entry.name], out, max_bytes, max_samples), engine, workers):
+                    report.add(written)
+                    if strict and report.findings:
+                        raise report.findings[0].as_error()
+                    labels.add(written.label)
+                    with open(written.part, "rb") as part:
+                        part.readline()
+                        shutil.copyfileobj(part, rows, 1 << 20)
+                    if progress is not None:
+                        progress(done + written.end, sum(sizes.values()))
+            done += sizes[entry.name]
+            datasets[entry.name] = _settings_of(entry, f"{names[entry.name]}.jsonl", report.samples - before)
+        if not report.samples:
+            raise DataError(f"no row of {meta} can be used", do=report.findings[0].format() if report.findings else "")
+        write_meta(out / "meta.json", datasets)
+        _leave(out, labels)
+        return report
 
 
 def _write(jobs: Iterator[Job], engine: str, workers: int) -> Iterator[Written]:

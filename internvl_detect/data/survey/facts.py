@@ -113,6 +113,7 @@ def facts_of(task: Task) -> FileFacts:
         raise
     except MediaError as error:
         problem = error.found.removeprefix(path).removeprefix("the bytes given").strip()
+        problem = f"cannot be used{problem}" if problem.startswith(":") else problem
     except Exception as error:  # noqa: BLE001 - whatever a decoder throws at a stranger's file must not end the survey
         problem = f"cannot be decoded: {type(error).__name__}: {error}"
     return FileFacts(code="unreadable-mask" if role == "mask" else "unreadable-media", problem=show(problem, 200)[1:-1])

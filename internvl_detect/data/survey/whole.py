@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from internvl_detect.data.findings import Finding, Level, Tally, show
+from internvl_detect.data.findings import Finding, Level, Tally, printable, show
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.data.survey.duplicates import Copy, exact_copies, near_copies
 from internvl_detect.data.survey.facts import FileFacts
@@ -103,6 +103,8 @@ def survey(
         measure(desk.ask(rows), desk.settle, root=root, cache=known, workers=workers, open_them=open_media)
     for finding in [*findings, *_compared(found, open_media)]:
         found.add(finding)
+    if not len(found.table):
+        found.add(Finding("error", "no-rows", printable(str(root)), 0, "there is no file to look at"))
     return found
 
 
@@ -169,7 +171,6 @@ def _compared(found: Survey, opened: bool) -> Iterator[Finding]:
     """What only shows when files are held against each other."""
     table = found.table
     if not len(table):
-        yield Finding("error", "no-rows", "", 0, "there is no file to look at")
         return
     yield from _balance(found)
     yield from _names(table)
