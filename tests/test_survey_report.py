@@ -14,14 +14,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from internvl_detect.cli import app
+from internvl_detect.cli.survey import rows_of
 from internvl_detect.data.facts_cache import CACHE_NAME
 from internvl_detect.data.findings import Finding
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.data.survey import survey
-from internvl_detect.errors import ConfigError, DataError
+from internvl_detect.errors import ConfigError
 from internvl_detect.evaluate.shortcut_words import as_findings, compare
 from internvl_detect.report.contact_sheet import contact_sheet
-from internvl_detect.report.survey import SHOWN, render, survey_report, to_json, to_text
+from internvl_detect.report.survey import SHOWN, SHOWN_IN_TEXT, render, survey_report, to_json, to_text
+from internvl_detect.report.survey_words import PLAIN
 
 EVIL = [
     "<script>alert(1)</script>.jpg",
@@ -94,7 +96,7 @@ def test_errors_give_code_5_and_a_line_of_the_manifest_that_cannot_be_read_is_to
         file.write("x.jpg,what,,,\n")
     code, said = run(folder)
     assert code == 5
-    assert "missing-file: 3.jpg: the file is not there" in said and 'manifest.csv: 26: unknown label "what"' in said
+    assert "missing-file: 3.jpg: the file is not there" in said and 'manifest.csv:26: unknown label "what"' in said
     assert re.search(r"24 files, 2 errors, \d+ warnings\n$", said)
 
 
@@ -104,12 +106,21 @@ def test_files_need_not_be_opened(folder):
 
 
 def test_options_of_the_other_kind_of_check_are_refused(folder, tmp_path):
-    with pytest.raises(ConfigError, match="--choice"):
-        run(folder, "--choice", "x")
+    with pytest.raises(ConfigError, match="--model"):
+        run(folder, "--model", "nano")
     with pytest.raises(ConfigError, match="--out"):
         run(tmp_path / "meta.json", "--out", tmp_path)
-    with pytest.raises(DataError, match="no manifest in the folder"):
-        run(tmp_path)
+
+
+def test_a_folder_without_any_file_is_an_error(tmp_path):
+    code, said = run(tmp_path)
+    assert code == 5 and "there is no file to look at" in said
+
+
+def test_a_choice_takes_some_of_the_datasets_and_a_wrong_one_is_answered(folder):
+    with pytest.raises(ConfigError, match="holds casia"):
+        run(folder, "--choice", "x")
+    assert run(folder, "--choice", "casia")[1].endswith(run(folder)[1].splitlines()[-1] + "\n")
 
 
 class Page(html.parser.HTMLParser):
@@ -162,7 +173,32 @@ def test_a_mask_is_outlined_and_the_sheet_follows_from_its_seed(folder):
 def test_many_findings_are_counted_and_not_all_shown(tmp_path):
     found = survey([ManifestRow(f"{i}.jpg", "real") for i in range(SHOWN + 5)], tmp_path, workers=1)
     report = survey_report(found)
-    assert "missing-file: ... and 5 more" in to_text(report) and "and 5 more" in "".join(render(report))
+    assert f"missing-file: ... and {SHOWN + 5 - SHOWN_IN_TEXT} more" in to_text(report)
+    assert "and 5 more" in "".join(render(report))
+
+
+def test_what_it_comes_to_is_said_in_plain_words_errors_first_and_the_page_begins_with_it(folder):
+    (folder / "3.jpg").unlink()
+    (folder / "5.jpg").write_bytes((folder / "7.jpg").read_bytes())
+    rows, findings = rows_of(folder, [])[0], []
+    report = survey_report(survey(rows, folder, workers=1, findings=findings))
+    codes = [one["code"] for one in report["summary"]]
+    assert codes[0] == "missing-file" and "duplicate" in codes and [one["n"] for one in report["summary"]][0] == 1
+    said = to_text(report).splitlines()
+    assert said[-1 - len(codes)].startswith("error         1 files that are listed and not there -> get them again")
+    page = "".join(render(report))
+    assert page.index("files that are listed and not there") < page.index("<h2>Files")
+    assert all(f'href="#{code}"' in page and f'id="{code}"' in page for code in codes)
+
+
+def test_every_code_of_the_documents_is_told_in_plain_words():
+    home = Path(__file__).parents[1]
+    for name in ("data-check", "datasets"):
+        text = (home / "docs" / f"{name}.md").read_text("utf-8")
+        tables = re.findall(r"\| code \|.*?\n\n", text + "\n", flags=re.S)
+        cells = [row.split("|")[1] for table in tables for row in table.strip().splitlines()[2:]]
+        codes = {code for cell in cells for code in re.findall(r"`([a-z-]+)`", cell)}
+        assert len(codes) > 12 and codes <= set(PLAIN)
 
 
 def test_the_page_on_the_check_names_every_code():

@@ -7,11 +7,13 @@ check of a meta JSON (``data.check``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from internvl_detect.data.choice import parse_choice, select
 from internvl_detect.data.facts_cache import CACHE_NAME
 from internvl_detect.data.findings import Finding
+from internvl_detect.data.folders import printable
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.data.readers import find_datasets
 
@@ -26,8 +28,12 @@ def rows_of(path: Path, findings: list[Finding], choice: str = "") -> tuple[Iter
 
     ``choice`` takes some of them (``ps|CASIA2,FR``). Raises DataError where nothing is found, ConfigError.
     """
-    found = find_datasets(path, note=findings.append)
-    return select(found, parse_choice(choice), note=findings.append), path if path.is_dir() else path.parent
+    root = path if path.is_dir() else path.parent
+
+    def note(finding: Finding) -> None:  # named from the root, as the files are
+        findings.append(replace(finding, file=finding.file.removeprefix(printable(str(root)).rstrip("/") + "/")))
+
+    return select(find_datasets(path, note=note), parse_choice(choice), note=note), root
 
 
 def check_rows(

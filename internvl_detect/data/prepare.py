@@ -283,6 +283,7 @@ class _Names:
     def settings(self, name: str) -> dict[str, Any]:
         about = self.done.datasets[name]
         made: dict[str, Any] = {"domain": self.domains[name]} if self.domains[name] else {}
+        made |= {"dataset": about["set"], "split": about["split"], "questions": about["kind"]}
         if about["split"] == "train" and (repeat := self.options.repeat.get(about["set"])) is not None:
             made["repeat_time"] = repeat
         return {**made, **({"root": FRAMES} if about["kind"] == "frames" else {})}

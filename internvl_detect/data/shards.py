@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from internvl_detect.data.conversations import DatasetEntry, read_meta, write_meta
+from internvl_detect.data.conversations import TEXT_KEYS, DatasetEntry, read_meta, write_meta
 from internvl_detect.data.engine import run_ordered
 from internvl_detect.data.findings import Finding, show
 from internvl_detect.data.jsonl import BadJson, atomically, dump, parse, read_lines
@@ -218,7 +218,7 @@ def _file_names(entries: list[DatasetEntry]) -> dict[str, str]:
 def _settings_of(entry: DatasetEntry, annotation: str, length: int) -> dict[str, Any]:
     """The dataset's place in the new meta JSON, its settings as they were."""
     given = {"root": ".", "annotation": annotation, "data_augment": entry.data_augment}
-    optional = {"max_dynamic_patch": entry.max_tiles, "domain": entry.domain}
+    optional = {"max_dynamic_patch": entry.max_tiles, **{key: getattr(entry, key) for key in TEXT_KEYS}}
     given |= {key: value for key, value in optional.items() if value is not None}
     return {**given, "repeat_time": entry.repeat_time, "length": length}
 

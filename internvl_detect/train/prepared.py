@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from internvl_detect.config import TrainConfig
+from internvl_detect.data.conversations import SCORED
 from internvl_detect.data.prepare import DONE, PrepareOptions
 from internvl_detect.data.prepare_command import Wanted, prepare_source
 from internvl_detect.errors import ConfigError
 from internvl_detect.train.run_folder import read_json
 
-SCORED = ("verdict", "frames")  # kinds that ask the standard question, whose answer is the score
 _MANIFESTS = (".csv", ".tsv", ".jsonl")
 
 
