@@ -6,6 +6,7 @@ Everything that could not be used stands in OUT/findings.jsonl. Not here: the wo
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,12 +59,19 @@ def prepare_source(
     source = Path(source)
     training = wanted.training()
     validating = parse_choice(wanted.val_choice) if wanted.val_choice.strip() else None
+    left_out: Counter[str] = Counter()
     with finding_log(Path(out) / "findings.jsonl") as note:
-        found = with_words(one for one in find_datasets(source, note=note) if not _is_ours(one))
+
+        def counted(finding: Finding) -> None:
+            left_out[finding.code] += 1
+            note(finding)
+
+        found = with_words(one for one in find_datasets(source, note=counted) if not _is_ours(one))
         options = dataclasses.replace(options, repeat={**weights(found, training), **options.repeat})
-        rows = chosen_rows(found, training, validating, note)
+        rows = chosen_rows(found, training, validating, counted)
         root = source if source.is_dir() else source.parent
-        return prepare_rows(rows, root, out, options, note=note, progress=progress, facts=facts)
+        more: dict[str, Any] = {"progress": progress, "facts": facts, "left_out": left_out}
+        return prepare_rows(rows, root, out, options, note=note, **more)
 
 
 def _is_ours(found: FoundSet) -> bool:

@@ -20,7 +20,7 @@ PLAIN = {
     "unreadable-mask": ("masks that cannot be opened", "get them again"),
     "mask-size": (
         "masks of another size than their picture",
-        "find the right ones; until then nothing is asked of them",
+        "find the right ones; until then nothing is asked about where",
     ),
     "duplicate-leak": ("copies of a file in two splits", "leave one of each out: a test on it measures memory"),
     "duplicate-label": ("copies of a file, one labelled real, one fake", "find out which label is right"),
@@ -59,7 +59,10 @@ PLAIN = {
     "mask-empty": ("masks that are all black", "find the right ones: these mark nothing"),
     "mask-full": ("masks that are all white", "right only where the whole picture was changed"),
     "mask-dark": ("masks without white", "write 255 for what was changed"),
-    "mask-grey": ("masks that are not black and white", "from 128 of 255 on counts as changed; look whether that fits"),
+    "mask-grey": (
+        "masks that are not black and white",
+        "what is brighter than half of its brightest counts as changed; see that it fits",
+    ),
     "listed-twice": ("files that are listed twice", "remove one line of each"),
     "case-clash": ("names that differ in case only", "rename one: some disks keep only one of them"),
     "case-twins": ("names that differ in case only", "rename one: some disks keep only one of them"),
