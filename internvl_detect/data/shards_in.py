@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from internvl_detect.data.conversations import write_meta
+from internvl_detect.data.conversations import parse_meta, write_meta
 from internvl_detect.data.findings import show
 from internvl_detect.data.jsonl import MAX_LINE_BYTES, BadJson, atomically, dump, parse
 from internvl_detect.data.labels import normalise_label
@@ -117,10 +117,11 @@ def run_shards_to_meta(tars: list[str], out: Path, echo: Callable[[str], None], 
 
     meta = str(shards_to_meta(tars, out, on_error=tell))
     code = DataError.exit_code if n_problems else EXIT_OK
+    samples = sum(entry.length or 0 for entry in parse_meta(meta, allow_remote=True)[0])
     if as_json:
-        echo(json.dumps({"meta": meta, "left_out": n_problems, "problems": problems, "exit_code": code}, indent=2))
+        echo(json.dumps({"meta": meta, "samples": samples, "left_out": n_problems, "problems": problems, "exit_code": code}, indent=2))
     else:
-        echo("\n".join([*problems, f"{meta}: {n_problems} samples or tars left out"]))
+        echo("\n".join([*problems, f"{meta}: {samples} samples; {n_problems} samples or tars left out"]))
     return code
 
 

@@ -74,7 +74,7 @@ def to_text(report: Mapping[str, Any]) -> str:
         if told:
             lines.append(f"Shortcuts, {comparison['title']} ({comparison['n_real']} and {comparison['n_fake']} files):")
             lines += [f"  {text}" for _, _, text in told[:_STRONGEST]]
-            if more := [f"{name} {auc}" for name, auc, _ in told[_STRONGEST:]]:
+            if more := [f"{'all together' if name == 'all' else name} {auc}" for name, auc, _ in told[_STRONGEST:]]:
                 lines.append(f"  also by: {', '.join(more)}")
             to_do += comparison["to_do"]
     lines += [f"  What to do: {'; '.join(dict.fromkeys(to_do))}."] if to_do else []
