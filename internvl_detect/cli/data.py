@@ -150,7 +150,10 @@ def data_forge(
         list[Path] | None, typer.Argument(help="Folders of your photographs, or single ones.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder, or one to go on with.")] = ...,  # type: ignore[assignment]
-    methods: Annotated[str, typer.Option(help="By commas; default: those that need nothing more, and what --faces, --autoencoder allow.")] = "",
+    methods: Annotated[
+        str,
+        typer.Option(help="By commas; default: those that need nothing more, and what --faces, --autoencoder allow."),
+    ] = "",
     per_photo: Annotated[int, typer.Option(min=1, max=1000, help="Forgeries of each photograph.")] = 2,
     seed: Seed = 0,
     faces: Annotated[list[Path] | None, typer.Option(help="Photographs of one aligned face each.")] = None,

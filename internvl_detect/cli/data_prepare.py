@@ -16,7 +16,9 @@ def data_prepare(
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder, or one of an earlier preparation.")],
     choice: Annotated[str, typer.Option(help="What to train on, like 'ps|CASIA2,FR'; default: all.")] = "",
     val_choice: Annotated[str, typer.Option(help="What to validate on, like 'ps|CASIA1+'.")] = "",
-    selection: Annotated[Path | None, typer.Option(help="Instead of --choice: a YAML file of choices, weights and caps.")] = None,
+    selection: Annotated[
+        Path | None, typer.Option(help="Instead of --choice: a YAML file of choices, weights and caps.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Shares, by source, for sets without a split of their own.")] = (
         "train=0.8,val=0.1,test=0.1"
     ),

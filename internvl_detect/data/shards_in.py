@@ -119,7 +119,12 @@ def run_shards_to_meta(tars: list[str], out: Path, echo: Callable[[str], None], 
     code = DataError.exit_code if n_problems else EXIT_OK
     samples = sum(entry.length or 0 for entry in parse_meta(meta, allow_remote=True)[0])
     if as_json:
-        echo(json.dumps({"meta": meta, "samples": samples, "left_out": n_problems, "problems": problems, "exit_code": code}, indent=2))
+        echo(
+            json.dumps(
+                {"meta": meta, "samples": samples, "left_out": n_problems, "problems": problems, "exit_code": code},
+                indent=2,
+            )
+        )
     else:
         echo("\n".join([*problems, f"{meta}: {samples} samples; {n_problems} samples or tars left out"]))
     return code
