@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,7 @@ def data_check(
     """
     from internvl_detect.cli.survey import check_rows, is_for_survey, rows_of
     from internvl_detect.data.check import run_check
-    from internvl_detect.errors import ConfigError
+    from internvl_detect.errors import ConfigError, DataError
     from internvl_detect.progress import byte_progress
 
     if is_for_survey(meta):
@@ -49,6 +50,8 @@ def data_check(
         raise typer.Exit(check_rows(rows, root, findings, typer.echo, **survey_options))
     if out is not None or cache is not None or workers:
         raise ConfigError("--out, --cache and --workers with a meta JSON", expected="a folder or manifest with these")
+    if not os.path.lexists(meta):
+        raise DataError(f"{meta} is not there", expected="a meta JSON, a folder of datasets, or a manifest")
     options: dict = {"choice": choice or None, "open_media": media, "allow_remote": allow_remote}
     if model is not None:
         from internvl_detect.train.count_tokens import token_counter

@@ -6,7 +6,6 @@ import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from internvl_detect import __version__
@@ -23,6 +22,9 @@ HELP = """Detect AI-generated and tampered pictures and clips; say why, and draw
   ivdetect train --config recipes/internvl2_8b_lora.yaml
   ivdetect data check meta.json
 """
+
+# What typer raises for a wrong command line: click's ClickException, or that of the copy that typer brings along.
+WrongCommandLine = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(
     name="ivdetect",
@@ -58,12 +60,12 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # typer turns Ctrl-C into this exit code
-            raise click.exceptions.Abort
+            raise typer.Abort
         sys.stdout.flush()
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _say("ivdetect: interrupted; what was written is whole")
         _leave(EXIT_INTERRUPTED)
-    except click.exceptions.ClickException as error:
+    except WrongCommandLine as error:
         error.show()
         _leave(error.exit_code)
     except IvdetectError as error:

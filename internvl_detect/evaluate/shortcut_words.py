@@ -1,4 +1,4 @@
-"""The shortcuts of a data set, class against class, in numbers and in plain words with what to do about each.
+"""The shortcuts of a dataset, class against class, in numbers and in plain words with what to do about each.
 
     for comparison in compare(found):            # found: data.survey.Survey
         print(comparison.title, comparison.shortcuts["all"].auc, *warnings_of(comparison), sep="\\n")

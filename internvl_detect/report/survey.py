@@ -1,4 +1,4 @@
-"""A survey of a data set for people and for programs: JSON with stable keys, one HTML page, some lines of text.
+"""A survey of a dataset for people and for programs: JSON with stable keys, one HTML page, some lines of text.
 
     report = survey_report(found, comparisons, root="set")
     write_survey(report, Path("out"), sheet=contact_sheet(found, "set"))   # out/check.html, out/check.json
