@@ -178,8 +178,8 @@ def _in_words(side: str, pairs: list[tuple[str, float]], different: int, apart: 
         return f"no {side} file has one"
     if pairs[0][0] == "5%":
         low, middle, high = (f"{value:.3g}" for _, value in pairs[:3])
-        known = pairs[3][1]
-        who = f"{side} files" if known >= 1 else f"the {_percent(known)} of {side} files that have one"
+        known = _percent(pairs[3][1])
+        who = f"{side} files" if known == "100%" else f"the {known} of {side} files that have one"
         return f"{who} have {middle}" + (f" (nine in ten: {low} to {high})" if low != high else "")
     names = [name for name, _ in pairs]
     if different == len(pairs) and (apart or different == 1):
