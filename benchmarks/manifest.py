@@ -20,7 +20,7 @@ SIZES = (10_000, 100_000, 1_000_000)
 # The kernel's high-water mark of the resident set, reset when everything is imported.
 CHILD = """
 import json, pathlib, sys, time
-from internvl_detect.data.conversations.meta.from_manifest import manifest_to_conversations
+from internvl_detect.data.conversations.from_manifest import manifest_to_conversations
 from internvl_detect.data.manifest import read_manifest, split_by_group
 status, reset = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
 def kib(key): return int(status.read_text().split(key + ":")[1].split()[0])

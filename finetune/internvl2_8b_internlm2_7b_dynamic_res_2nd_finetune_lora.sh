@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Fine-tunes InternVL2-8B by LoRA with the original's hyper-parameters. Everything is set by environment variables:
 #   OUTPUT_DIR             the run folder                    (runs/internvl2_8b_lora)
-#   DATA_PATH              meta JSON of named datasets       (data/meta.json)
+#   DATA_PATH              meta JSON, a folder of datasets, or a manifest (data/meta.json)
 #   WEIGHT_PATH            the base model's folder           (InternVL2-8B; nano: the embedded one)
-#   TRAIN_DATA_CHOICE      names to train on, by commas      (all)
-#   VAL_DATA_CHOICE        names to validate on, by commas   (none)
+#   TRAIN_DATA_CHOICE      what to train on, like "ps|CASIA2,FR"   (all)
+#   VAL_DATA_CHOICE        what to validate on, like "ps|CASIA1+"  (none)
 #   GPUS                   processes, one GPU each           (1)
 #   BATCH_SIZE             samples per step over all GPUs    (128)
 #   PER_DEVICE_BATCH_SIZE  rows per forward                  (1)

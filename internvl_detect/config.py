@@ -93,7 +93,7 @@ class TrainConfig(_Section):
         default=False, description="read pictures from object storage where the meta JSON's root is an address"
     )
     train_data_choice: str = Field(
-        default="all", description="names in the meta JSON, by commas; all: all but those validated on"
+        default="all", description="like ps|CASIA2,FR; all: all but what is for validation or test"
     )
     val_data_choice: str = Field(default="", description="names to validate on, by commas; empty: no validation")
     resume: Literal["auto", "never"] = Field(

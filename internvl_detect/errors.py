@@ -27,7 +27,8 @@ class IvdetectError(Exception):
             parts.append(f"expected {expected.rstrip('.')}")
         if do:
             parts.append(do.rstrip("."))
-        super().__init__(". ".join(p[0].upper() + p[1:] if i else p for i, p in enumerate(parts)) + ".")
+        said = ". ".join(p[0].upper() + p[1:] if i else p for i, p in enumerate(parts))
+        super().__init__(said if said.endswith("?") else said + ".")
 
     def __reduce__(self):  # keyword arguments survive a process pool
         return _rebuild, (type(self), self.found, self.expected, self.do)

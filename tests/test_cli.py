@@ -204,8 +204,17 @@ def test_the_process_itself_ends_with_the_code_and_the_message_and_no_traceback(
     assert ended.returncode == 3 and "no picture or clip" in ended.stderr
 
 
+@pytest.mark.parametrize("line", ["data show", "data nosuch", "train --nope", "data forge x --out y --size 3"])
+def test_a_wrong_command_line_is_answered_with_code_2_and_is_no_bug(line, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ivdetect", *line.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "--help" in said and "bug" not in said
+
+
 def test_a_bug_ends_with_70_and_says_how_to_see_more(monkeypatch, capsys):
-    monkeypatch.setattr(cli.entry, "app", lambda **_: 1 / 0)
+    monkeypatch.setattr("internvl_detect.cli.entry.app", lambda **_: 1 / 0)
     monkeypatch.delenv("IVDETECT_DEBUG", raising=False)
     with pytest.raises(SystemExit) as ended:
         cli.main()

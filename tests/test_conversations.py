@@ -262,6 +262,28 @@ def test_datasets_are_chosen_by_name(tmp_path: Path) -> None:
         choose(twins, "aB")
 
 
+def test_a_dataset_that_was_prepared_is_chosen_by_its_name_in_the_split_that_is_asked_for() -> None:
+    entries = [
+        DatasetEntry(f"CASIA2_{kind}{split}", "/", "/a", domain="ps", dataset="CASIA2", split=split, questions=asked)
+        for split in ("train", "val", "test")
+        for kind, asked in (("", "verdict"), ("mask_", "mask"))
+    ]
+    entries.append(DatasetEntry("mine", "/", "/b"))
+
+    def names(choice: str, split: str) -> list[str]:
+        return [e.name for e in choose(entries, choice, split=split)]
+
+    assert names("ps|CASIA v2.0", "train") == ["CASIA2_train", "CASIA2_mask_train"]
+    assert names("casia2,mine", "val") == ["CASIA2_val", "mine"]
+    assert names("all", "train") == names("", "train") == ["CASIA2_train", "CASIA2_mask_train", "mine"]
+    assert names("CASIA2_test", "train") == ["CASIA2_test"]
+    assert len(names("CASIA2", "")) == 6
+    with pytest.raises(ConfigError, match=r"nothing to validate on here. There is CASIA2_train"):
+        choose(entries[:1], "CASIA2", split="val")
+    with pytest.raises(ConfigError, match='has domain "ps"'):
+        choose(entries, "df|CASIA2", split="train")
+
+
 def test_a_broken_dataset_that_is_not_chosen_stops_nothing(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [GOOD])
     good, bad = {"root": "", "annotation": "a.jsonl"}, {"root": "", "annotation": "b.jsonl"}

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from internvl_detect.data.conversations.meta.command import run_check
 from PIL import Image
 
 from internvl_detect.data.conversations import check as check_module
 from internvl_detect.data.conversations.check import Report, check
+from internvl_detect.data.conversations.command import run_check
 from internvl_detect.data.conversations.meta import make_row, write_jsonl, write_meta
 from internvl_detect.data.conversations.rows import Sample
 from internvl_detect.data.jsonl import dump

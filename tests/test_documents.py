@@ -79,3 +79,22 @@ def test_scripts_are_thin_and_name_only_commands_that_exist(script):
     options = re.findall(r"(?:\"\$ivdetect\"|ivdetect\.cli|ivdetect) (data \w+|[a-z]+)", text)
     names = {*typer.main.get_command(cli.app).commands, "data samples", "data check"}
     assert set(options) <= names | {"train"}
+
+
+def options_of(command, name=""):
+    """(command, option) of every option that the program has."""
+    for word, child in getattr(command, "commands", {}).items():
+        yield from options_of(child, f"{name} {word}".strip())
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and not getattr(command, "commands", None):
+            yield name, "|".join(word for word in (*parameter.opts, *parameter.secondary_opts) if word.startswith("--"))
+
+
+OPTIONS = [(name, option) for name, option in options_of(typer.main.get_command(cli.app)) if option != "--help"]
+
+
+@pytest.mark.parametrize(("command", "option"), OPTIONS, ids=[" ".join(pair) for pair in OPTIONS])
+def test_every_option_of_every_command_is_in_the_documents(command, option):
+    """On a page that shows the command, so that whoever reads of the one finds the other."""
+    pages = [page.read_text("utf-8") for page in PAGES]
+    assert any(f"ivdetect {command}" in text and re.search(rf"(?:{option})(?![\w-])", text) for text in pages)

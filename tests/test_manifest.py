@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from internvl_detect.data.conversations.meta.from_manifest import manifest_to_conversations
 
 from internvl_detect.data.conversations.check import check
+from internvl_detect.data.conversations.from_manifest import manifest_to_conversations
 from internvl_detect.data.conversations.meta import read_meta
 from internvl_detect.data.labels import LABELS
 from internvl_detect.data.manifest import (

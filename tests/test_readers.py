@@ -253,3 +253,23 @@ def test_any_tree_is_read_once_and_without_an_error(tmp_path_factory: pytest.Tem
         assert (root / row.path).is_file() and (not row.mask or (root / row.mask).is_file())
         assert row.mask not in rows
     assert all(f.code and f.problem for f in findings)
+
+
+def test_beside_a_file_called_manifest_other_lists_are_about_its_files(tmp_path: Path) -> None:
+    fill(tmp_path, ["image/1.png", "image/2.png"])
+    write_manifest(tmp_path / "manifest.csv", [ManifestRow("image/1.png", "real"), ManifestRow("image/2.png", "fake")])
+    (tmp_path / "records.jsonl").write_text('{"path": "image/2.png", "label": "tampered", "method": "splice"}\n')
+    found = find_datasets(tmp_path, note=lambda finding: None)
+    assert [(one.layout, one.part) for one in found] == [("manifest", "manifest.csv")]
+
+
+def test_numbers_count_anew_in_each_split_and_names_do_not(tmp_path: Path) -> None:
+    names = ("0001", "img_12", "0000 (2)", "harbour")
+    fill(
+        tmp_path,
+        [f"{split}/{label}/{n}.jpg" for split in ("train", "test") for label in ("real", "fake") for n in names],
+    )
+    rows = [row for one in find_datasets(tmp_path, note=lambda f: None) for row in one.rows(lambda f: None)]
+    for name in names:
+        groups = {(row.split, row.group_id) for row in rows if f"/{name}.jpg" in row.path}
+        assert len(groups) == 2 and len({group for _, group in groups}) == (1 if name == "harbour" else 2)

@@ -240,7 +240,7 @@ def test_the_command_writes_shards_and_takes_those_of_others(mixed, tmp_path):
     said = json.loads(out)
     assert code == 0 and (said["samples"], said["shards"], said["left_out"]) == (6, 2, 0)
     code, out = run(*sorted((tmp_path / "out").glob("*.tar")), "--out", tmp_path / "again")
-    assert code == 0 and out.strip().endswith("meta.json: 0 samples or tars left out")
+    assert code == 0 and out.strip().endswith("meta.json: 6 samples; 0 samples or tars left out")
     (tmp_path / "root" / "0.png").write_bytes(b"broken")
     code, out = run(mixed, "--out", tmp_path / "less", "--workers", 1)
     assert code == DataError.exit_code and "rows.jsonl:1" in out and "1 rows left out" in out

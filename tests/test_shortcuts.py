@@ -15,7 +15,7 @@ from PIL import Image
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.data.survey.whole import Survey, survey
 from internvl_detect.evaluate.metrics import auc
-from internvl_detect.evaluate.shortcut_words import as_findings, compare, warnings_of
+from internvl_detect.evaluate.shortcut_words import _in_words, as_findings, compare, warnings_of
 from internvl_detect.evaluate.shortcuts import ALL, Column, auc_by_folds, features_of, fit, measure_shortcuts
 
 N = 40
@@ -165,3 +165,15 @@ def test_repeating_every_file_of_a_group_does_not_narrow_the_interval():
     once = auc_by_folds(scores, fake, folds, groups)
     often = auc_by_folds(*(np.repeat(a, 5) for a in (scores, fake, folds, groups)))
     assert vars(often) == pytest.approx(vars(once))
+
+
+def test_words_name_the_difference_where_the_classes_share_values_or_lack_them():
+    shared = [("JPEG RGB", 0.6), ("none", 0.4)]
+    assert _in_words("real", shared, 2, False) == "real files are 60% JPEG RGB, 40% none"
+    assert _in_words("real", shared, 2, True) == "every real file is JPEG RGB or none"
+    points = [("5%", 75.0), ("50%", 90.0), ("95%", 95.0)]
+    assert _in_words("fake", [*points, ("known", 0.4)], 0, False) == (
+        "the 40% of fake files that have one have 90 (nine in ten: 75 to 95)"
+    )
+    assert _in_words("fake", [*points, ("known", 0.999)], 0, False).startswith("fake files have 90")
+    assert _in_words("fake", [], 0, False) == "no fake file has one"

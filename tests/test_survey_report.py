@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from internvl_detect.cli import app
+from internvl_detect.cli.data_check import rows_of
 from internvl_detect.data.findings import Finding
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.data.survey.facts_cache import CACHE_NAME
@@ -21,7 +22,8 @@ from internvl_detect.data.survey.whole import survey
 from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.evaluate.shortcut_words import as_findings, compare
 from internvl_detect.report.contact_sheet import contact_sheet
-from internvl_detect.report.survey import SHOWN, render, survey_report, to_json, to_text
+from internvl_detect.report.survey import SHOWN, SHOWN_IN_TEXT, render, survey_report, to_json, to_text
+from internvl_detect.report.survey_words import PLAIN
 
 EVIL = [
     "<script>alert(1)</script>.jpg",
@@ -115,6 +117,12 @@ def test_options_of_the_other_kind_of_check_are_refused(folder, tmp_path):
         run(tmp_path / "empty")
 
 
+def test_a_choice_takes_some_of_the_datasets_and_a_wrong_one_is_answered(folder):
+    with pytest.raises(ConfigError, match="holds casia"):
+        run(folder, "--choice", "x")
+    assert run(folder, "--choice", "casia")[1].endswith(run(folder)[1].splitlines()[-1] + "\n")
+
+
 class Page(html.parser.HTMLParser):
     """Collects tags and attributes as a browser would see them."""
 
@@ -165,7 +173,32 @@ def test_a_mask_is_outlined_and_the_sheet_follows_from_its_seed(folder):
 def test_many_findings_are_counted_and_not_all_shown(tmp_path):
     found = survey([ManifestRow(f"{i}.jpg", "real") for i in range(SHOWN + 5)], tmp_path, workers=1)
     report = survey_report(found)
-    assert "missing-file: ... and 5 more" in to_text(report) and "and 5 more" in "".join(render(report))
+    assert f"missing-file: ... and {SHOWN + 5 - SHOWN_IN_TEXT} more" in to_text(report)
+    assert "and 5 more" in "".join(render(report))
+
+
+def test_what_it_comes_to_is_said_in_plain_words_errors_first_and_the_page_begins_with_it(folder):
+    (folder / "3.jpg").unlink()
+    (folder / "5.jpg").write_bytes((folder / "7.jpg").read_bytes())
+    rows, findings = rows_of(folder, [])[0], []
+    report = survey_report(survey(rows, folder, workers=1, findings=findings))
+    codes = [one["code"] for one in report["summary"]]
+    assert codes[0] == "missing-file" and "duplicate" in codes and [one["n"] for one in report["summary"]][0] == 1
+    said = to_text(report).splitlines()
+    assert said[-1 - len(codes)].startswith("error         1 files that are listed and not there -> get them again")
+    page = "".join(render(report))
+    assert page.index("files that are listed and not there") < page.index("<h2>Files")
+    assert all(f'href="#{code}"' in page and f'id="{code}"' in page for code in codes)
+
+
+def test_every_code_of_the_documents_is_told_in_plain_words():
+    home = Path(__file__).parents[1]
+    for name in ("data-check", "datasets"):
+        text = (home / "docs" / f"{name}.md").read_text("utf-8")
+        tables = re.findall(r"\| code \|.*?\n\n", text + "\n", flags=re.S)
+        cells = [row.split("|")[1] for table in tables for row in table.strip().splitlines()[2:]]
+        codes = {code for cell in cells for code in re.findall(r"`([a-z-]+)`", cell)}
+        assert len(codes) > 12 and codes <= set(PLAIN)
 
 
 def test_the_page_on_the_check_names_every_code():

@@ -207,3 +207,19 @@ def test_a_source_that_is_in_training_and_validation_is_told(settings_of, place,
     for part in parts:
         part.scan(encoding)
     assert overlap(*parts) == "1 sources (group_id)"
+
+
+def test_prepared_validation_and_test_rows_are_not_trained_on_unless_named(settings_of, place, tmp_path):
+    (tmp_path / "a.jsonl").write_text((place / "data" / "pictures.jsonl").read_text("utf-8"))
+    root = str(place / "data" / "pictures")
+    meta = {
+        f"mine_{split}": {"root": root, "annotation": "a.jsonl", "split": split} for split in ("train", "val", "test")
+    }
+    write_meta(tmp_path / "meta.json", {n: {**given, "dataset": "mine"} for n, given in meta.items()})
+    config = settings_of(f"data_path={tmp_path / 'meta.json'}")
+
+    def names(choice: str, **options: str) -> list[str]:
+        return [entry.name for entry in open_corpus(config, choice, **options).entries]
+
+    assert names("all") == names("") == names("mine") == names("all", without="mine") == ["mine_train"]
+    assert names("mine", split="val") == ["mine_val"] and names("mine_test") == ["mine_test"]

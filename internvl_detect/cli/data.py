@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from internvl_detect.cli.data_prepare import data_prepare, data_questions
-from internvl_detect.cli.options import Json
+from internvl_detect.cli.options import Engine, Json, Seed, Workers
 
 data = typer.Typer(help="Training and test data.", no_args_is_help=True, rich_markup_mode=None)
 data.command("prepare")(data_prepare)
@@ -19,13 +20,13 @@ data.command("questions")(data_questions)
 @data.command("check")
 def data_check(
     meta: Annotated[Path, typer.Argument(help="Meta JSON of named datasets; or a folder or manifest (CSV, JSONL).")],
-    choice: Annotated[str, typer.Option(help="Only these datasets, by commas.")] = "",
+    choice: Annotated[str, typer.Option(help="Only these datasets, like 'ps|CASIA2,FR'.")] = "",
     model: Annotated[str | None, typer.Option("--model", help="Count tokens with this model's tokenizer.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest row, with --model.")] = 4096,
     media: Annotated[bool, typer.Option("--media/--no-media", help="Open every picture and clip.")] = True,
     out: Annotated[Path | None, typer.Option(help="Folder or manifest: write check.html and check.json here.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder or manifest: remember facts here, not beside it.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Folder or manifest: processes; 0: all cores.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Folder or manifest: processes; 0: as many as cores.")] = 0,
     allow_remote: Annotated[bool, typer.Option(help="Read from object storage where a root is an address.")] = False,
     json_: Json = False,
 ) -> None:
@@ -36,8 +37,8 @@ def data_check(
       ivdetect data check pictures/ --out report        # files: broken, copied, shortcuts; with a contact sheet
     """
     from internvl_detect.cli.data_check import check_rows, is_for_survey, rows_of
-    from internvl_detect.data.conversations.meta.command import run_check
-    from internvl_detect.errors import ConfigError
+    from internvl_detect.data.conversations.command import run_check
+    from internvl_detect.errors import ConfigError, DataError
     from internvl_detect.progress import byte_progress
 
     if is_for_survey(meta):
@@ -49,6 +50,8 @@ def data_check(
         raise typer.Exit(check_rows(rows, root, findings, typer.echo, **survey_options))
     if out is not None or cache is not None or workers:
         raise ConfigError("--out, --cache and --workers with a meta JSON", expected="a folder or manifest with these")
+    if not os.path.lexists(meta):
+        raise DataError(f"{meta} is not there", expected="a meta JSON, a folder of datasets, or a manifest")
     options: dict = {"choice": choice or None, "open_media": media, "allow_remote": allow_remote}
     if model is not None:
         from internvl_detect.train.count_tokens import token_counter
@@ -63,11 +66,11 @@ def data_check(
 def data_shards(
     source: Annotated[list[str], typer.Argument(help="Meta JSON; or tars of others, to be trained from as they are.")],
     out: Annotated[Path, typer.Option("--out", help="A new folder, or one where this job was begun.")],
-    choice: Annotated[str, typer.Option(help="Only these datasets, by commas.")] = "",
-    max_bytes: Annotated[int, typer.Option(min=1, help="Media of one shard.")] = 1 << 30,
-    max_samples: Annotated[int, typer.Option(min=1, help="Rows of one shard.")] = 10_000,
-    engine: Annotated[str, typer.Option(help="processes, or ray (the extra).")] = "processes",
-    workers: Annotated[int, typer.Option(min=0, help="0: as many as there are cores.")] = 0,
+    choice: Annotated[str, typer.Option(help="Only these datasets, like 'ps|CASIA2,FR'.")] = "",
+    max_bytes: Annotated[int, typer.Option(min=1, help="Most bytes of media in one shard.")] = 1 << 30,
+    max_samples: Annotated[int, typer.Option(min=1, help="Most rows in one shard.")] = 10_000,
+    engine: Engine = "processes",
+    workers: Workers = 0,
     strict: Annotated[bool, typer.Option(help="End at the first broken row.")] = False,
     json_: Json = False,
 ) -> None:
@@ -80,10 +83,10 @@ def data_shards(
     from internvl_detect.progress import byte_progress
 
     if all(name.endswith(".tar") for name in source):
-        from internvl_detect.data.shards.writing.command import run_shards_to_meta
+        from internvl_detect.data.shards.command import run_shards_to_meta
 
         raise typer.Exit(run_shards_to_meta(source, out, typer.echo, as_json=json_))
-    from internvl_detect.data.shards.writing.command import run_shards
+    from internvl_detect.data.shards.command import run_shards
 
     if len(source) > 1:
         raise typer.BadParameter("one meta JSON, or tars alone")
@@ -98,12 +101,14 @@ def data_shards(
 def data_samples(
     folder: Annotated[Path, typer.Argument(help="A new folder.")],
     pairs: Annotated[int, typer.Option(min=1, max=10_000, help="Pairs to train on.")] = 64,
-    seed: int = 0,
+    seed: Seed = 0,
+    json_: Json = False,
 ) -> None:
     """Make a small training and test set from the photographs in the package, to try the trainer with."""
     from internvl_detect.data.samples.sample_set import make_sample_set
 
-    typer.echo(make_sample_set(folder, pairs=pairs, test_pairs=max(1, pairs // 2), seed=seed))
+    made = make_sample_set(folder, pairs=pairs, test_pairs=max(1, pairs // 2), seed=seed)
+    typer.echo(json.dumps({"meta": str(made)}) if json_ else made)
 
 
 @data.command("list")
@@ -148,17 +153,20 @@ def data_forge(
         list[Path] | None, typer.Argument(help="Folders of your photographs, or single ones.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder, or one to go on with.")] = ...,  # type: ignore[assignment]
-    methods: Annotated[str, typer.Option(help="By commas; default: all that what is given allows.")] = "",
+    methods: Annotated[
+        str,
+        typer.Option(help="By commas; default: those that need nothing more, and what --faces, --autoencoder allow."),
+    ] = "",
     per_photo: Annotated[int, typer.Option(min=1, max=1000, help="Forgeries of each photograph.")] = 2,
-    seed: int = 0,
+    seed: Seed = 0,
     faces: Annotated[list[Path] | None, typer.Option(help="Photographs of one aligned face each.")] = None,
     autoencoder: Annotated[
         tuple[Path, Path] | None, typer.Option(metavar="ENCODER DECODER", help="Two safetensors files.")
     ] = None,
     clips: Annotated[list[Path] | None, typer.Option(help="Clips, each to get an edited stretch.")] = None,
     size: Annotated[int, typer.Option(min=128, max=8192, help="Longer side, px.")] = 512,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one a core.")] = 0,
-    engine: Annotated[str, typer.Option(help="What runs them.")] = "processes",
+    workers: Workers = 0,
+    engine: Engine = "processes",
     json_: Json = False,
 ) -> None:
     """Make forgeries of your own photographs: pictures, exact masks, authentic twins, words and a manifest.

@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from internvl_detect.data.datasets.choice import parse_choice, select
 from internvl_detect.data.datasets.mmtd import WordSet, with_words
 from internvl_detect.data.datasets.readers import find_datasets
-from internvl_detect.data.findings import Finding, show
+from internvl_detect.data.findings import Finding, printable, show
+from internvl_detect.data.folders import Note
 from internvl_detect.data.manifest import SUFFIXES, ManifestRow
 from internvl_detect.data.survey.facts_cache import CACHE_NAME
 from internvl_detect.errors import DataError
@@ -31,7 +33,12 @@ def rows_of(path: Path, findings: list[Finding], choice: str = "") -> tuple[Iter
 
     ``choice`` takes some of them (``ps|CASIA2,FR``). Raises DataError where nothing is found, ConfigError.
     """
-    found = find_datasets(path, note=findings.append)
+    root = path if path.is_dir() else path.parent
+
+    def note(finding: Finding) -> None:  # named from the root, as the files are
+        findings.append(replace(finding, file=finding.file.removeprefix(printable(str(root)).rstrip("/") + "/")))
+
+    found = find_datasets(path, note=note)
     if not found:
         told = f"; {findings[0].problem}" if findings else ""
         raise DataError(
@@ -40,17 +47,16 @@ def rows_of(path: Path, findings: list[Finding], choice: str = "") -> tuple[Iter
             do="see docs/datasets.md",
         )
     selection = parse_choice(choice)
-    rows = select(found, selection, note=findings.append)
+    rows = select(found, selection, note=note)
     words = [one for one in with_words(found) if isinstance(one, WordSet)]
     words = [one for one in words if selection.pick_of(one.dataset.name, one.part, one.dataset.domain) is not None]
-    root = path if path.is_dir() else path.parent
-    return itertools.chain(rows, _without_rows(words, findings)), root
+    return itertools.chain(rows, _without_rows(words, note)), root
 
 
-def _without_rows(words: Iterable[WordSet], findings: list[Finding]) -> Iterator[ManifestRow]:
+def _without_rows(words: Iterable[WordSet], note: Note) -> Iterator[ManifestRow]:
     """Explanations are read for what is wrong with them; their pictures are rows of other sets."""
     for one in words:
-        for _ in one.rows(findings.append):
+        for _ in one.rows(note):
             pass
     yield from ()
 

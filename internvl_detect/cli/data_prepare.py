@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from internvl_detect.cli.options import Json
+from internvl_detect.cli.options import Engine, Json, Seed, Workers
 
 
 def data_prepare(
@@ -16,7 +16,9 @@ def data_prepare(
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder, or one of an earlier preparation.")],
     choice: Annotated[str, typer.Option(help="What to train on, like 'ps|CASIA2,FR'; default: all.")] = "",
     val_choice: Annotated[str, typer.Option(help="What to validate on, like 'ps|CASIA1+'.")] = "",
-    selection: Annotated[Path | None, typer.Option(help="A YAML file of choices, weights and caps instead.")] = None,
+    selection: Annotated[
+        Path | None, typer.Option(help="Instead of --choice: a YAML file of choices, weights and caps.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Shares, by source, for sets without a split of their own.")] = (
         "train=0.8,val=0.1,test=0.1"
     ),
@@ -27,9 +29,9 @@ def data_prepare(
     frames: Annotated[int, typer.Option(min=1, max=512, help="Frames of a clip.")] = 8,
     frame_format: Annotated[str, typer.Option(help="png or jpg.")] = "png",
     clip_seconds: Annotated[float, typer.Option(min=0, help="Longer clips are cut into stretches; 0: never.")] = 30,
-    seed: int = 0,
-    engine: Annotated[str, typer.Option(help="What opens many files at once.")] = "processes",
-    workers: Annotated[int, typer.Option(min=0, max=256, help="Processes; 0: as many as cores.")] = 0,
+    seed: Seed = 0,
+    engine: Engine = "processes",
+    workers: Workers = 0,
     json_: Json = False,
 ) -> None:
     """Make training data of datasets: split by source, asked questions, as meta JSON and JSONL.

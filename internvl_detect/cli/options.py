@@ -14,3 +14,6 @@ Frames = Annotated[int, typer.Option(min=1, max=512, help="Frames of a clip to l
 MaxTiles = Annotated[int | None, typer.Option(min=1, max=256, help="Most tiles of a picture; default: the adapter's.")]
 BatchSize = Annotated[int, typer.Option(min=1, max=1024, help="Files judged together.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+Seed = Annotated[int, typer.Option(help="Same seed and same files: same bytes.")]
+Engine = Annotated[str, typer.Option(help="processes, or ray (the extra).")]
+Workers = Annotated[int, typer.Option(min=0, max=256, help="Processes; 0: as many as cores.")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def calibrate_files(
 
     if not real or not fake:
         raise ConfigError("files of one class alone", expected="--real and --fake, or --rows with --manifest")
+    if missing := next((p for p in (*real, *fake) if p != "-" and not os.path.lexists(p)), None):
+        raise ConfigError(f"{missing} is not there", expected="files or folders of known label")
     named = [(p, 0) for p in find_media(real)] + [(p, 1) for p in find_media(fake)]
     if twice := {p for p, y in named if y == 0} & {p for p, y in named if y == 1}:
         raise ConfigError(f"{sorted(twice)[0]} is given as real and as fake", expected="one label a file")

@@ -1,4 +1,4 @@
-"""The shortcuts of a data set, class against class, in numbers and in plain words with what to do about each.
+"""The shortcuts of a dataset, class against class, in numbers and in plain words with what to do about each.
 
     for comparison in compare(found):            # found: data.survey.Survey
         print(comparison.title, comparison.shortcuts["all"].auc, *warnings_of(comparison), sep="\\n")
@@ -54,7 +54,8 @@ class Comparison:
     """The real files against the fake ones of one ``label`` ("fake": all of them) in one ``dataset`` ("": all).
 
     ``values`` says of each feature what the two sides have, commonest first: {feature: {"real": [(text, share)], ...}};
-    of numbers it has the 5, 50 and 95 % points, as [("5%", number), ...].
+    of numbers it has the 5, 50 and 95 % points, and how many files have one, like
+    [("5%", number), ..., ("known", share)].
     """
 
     dataset: str
@@ -123,8 +124,10 @@ def _comparison(
 def _values(column: Column) -> list[tuple[str, float]]:
     if column.names is None:
         known = column.values[np.isfinite(column.values)]
-        points = np.quantile(known, (0.05, 0.5, 0.95)).tolist() if len(known) else []
-        return list(zip(("5%", "50%", "95%"), points, strict=False))
+        if not len(known):
+            return []
+        numbers = [*np.quantile(known, (0.05, 0.5, 0.95)).tolist(), len(known) / len(column.values)]
+        return list(zip(("5%", "50%", "95%", "known"), numbers, strict=True))
     counts = np.bincount(column.values, minlength=len(column.names)) / len(column.values)
     order = np.argsort(-counts, kind="stable")[:_SHOWN]
     return [(column.names[i], float(counts[i])) for i in order.tolist() if counts[i] > 0]
@@ -145,7 +148,8 @@ def warnings_of(comparison: Comparison) -> list[dict[str, str]]:
         )
         if sides := comparison.values.get(name):
             labels = {"real": "real", "fake": comparison.label}
-            said = [_in_words(labels[s], sides[s], comparison.different[name][s]) for s in ("real", "fake")]
+            apart = not {text for text, _ in sides["real"]} & {text for text, _ in sides["fake"]}
+            said = [_in_words(labels[s], sides[s], comparison.different[name][s], apart) for s in ("real", "fake")]
             text += f": {said[0]}; {said[1]}"
         found.append({"feature": name, "text": text, "to_do": _TO_DO.get(name, "")})
     return found
@@ -165,20 +169,27 @@ def as_findings(comparisons: Sequence[Comparison]) -> list[Finding]:
     ]
 
 
-def _in_words(side: str, pairs: list[tuple[str, float]], different: int) -> str:
-    """For example "every real file is 300x300 or 340x340", "fake files have 0.52 (nine in ten: 0.4 to 0.6)"."""
+def _in_words(side: str, pairs: list[tuple[str, float]], different: int, apart: bool) -> str:
+    """For example "every real file is 300x300 or 340x340", "fake files have 0.52 (nine in ten: 0.4 to 0.6)".
+
+    Shares are given where the two sides are not ``apart``, as then they are the difference.
+    """
     if not pairs:
-        return f"nothing known of {side} files"
+        return f"no {side} file has one"
     if pairs[0][0] == "5%":
-        low, middle, high = (f"{value:.3g}" for _, value in pairs)
-        return f"{side} files have {middle}" + (f" (nine in ten: {low} to {high})" if low != high else "")
+        low, middle, high = (f"{value:.3g}" for _, value in pairs[:3])
+        known = _percent(pairs[3][1])
+        who = f"{side} files" if known == "100%" else f"the {known} of {side} files that have one"
+        return f"{who} have {middle}" + (f" (nine in ten: {low} to {high})" if low != high else "")
     names = [name for name, _ in pairs]
-    if different == len(pairs):
+    if different == len(pairs) and (apart or different == 1):
         return f"every {side} file is {' or '.join(names)}"
     common = [f"{_percent(share)} {name}" for name, share in pairs if share >= _COMMON]
     if not common:
         return f"{side} files have {different} different values"
-    return f"{side} files are {', '.join(common)}, of {different} different values"
+    return f"{side} files are {', '.join(common)}" + (
+        f", of {different} different values" if different > len(pairs) else ""
+    )
 
 
 def _percent(share: float) -> str:

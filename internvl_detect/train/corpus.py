@@ -193,8 +193,10 @@ class Corpus:
         self.keep(np.asarray(good, dtype=np.int64))
 
 
-def open_corpus(config: TrainConfig, choice: str, *, seed: int = 0, without: str = "") -> Corpus:
+def open_corpus(config: TrainConfig, choice: str, *, seed: int = 0, without: str = "", split: str = "train") -> Corpus:
     """The corpus of ``data_path`` and a choice of names; "all" or empty takes every dataset but those of ``without``.
+
+    What has a split of its own in the meta JSON is taken where it is ``split``, or where it is named itself.
 
     Raises ConfigError, DataError.
     """
@@ -207,13 +209,13 @@ def open_corpus(config: TrainConfig, choice: str, *, seed: int = 0, without: str
         raise ConfigError(f"data_path {path} is not there", expected="a meta JSON, or a folder holding meta.json")
     entries = read_meta(path, allow_remote=config.allow_remote)
     if choice.strip().lower() not in ("", "all"):
-        entries = choose(entries, choice)
-    elif without.strip():
-        held = {entry.name for entry in choose(entries, None if without.strip().lower() == "all" else without)}
-        entries = [entry for entry in entries if entry.name not in held]
+        entries = choose(entries, choice, split=split)
+    else:
+        held = {entry.name for entry in choose(entries, without, split="val")} if without.strip() else set()
+        entries = [entry for entry in choose(entries, "", split=split) if entry.name not in held]
         if not entries:
             raise ConfigError(
-                "every dataset is in the validation choice", do="name those to train on: TRAIN_DATA_CHOICE=a,b"
+                "every dataset is for validation or test", do="name those to train on: TRAIN_DATA_CHOICE=a,b"
             )
     digest = hashlib.sha256(path.read_bytes())
     for entry in entries:

@@ -83,7 +83,8 @@ def _run(config: TrainConfig) -> RunResult:
     state.wait_for_everyone()
     data = data if main else with_prepared_data(config, main=False)
     corpus = open_corpus(data, data.train_data_choice, seed=config.seed, without=data.val_data_choice)
-    checked = open_corpus(data, data.val_data_choice, seed=config.seed) if data.val_data_choice.strip() else None
+    validates = bool(data.val_data_choice.strip())
+    checked = open_corpus(data, data.val_data_choice, seed=config.seed, split="val") if validates else None
     manifest = {"training": corpus.manifest} | ({"validation": checked.manifest} if checked else {})
     folder = run_folder.open_run(config, manifest) if main else None
     state.wait_for_everyone()

@@ -9,14 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from internvl_detect.config import TrainConfig
+from internvl_detect.data.conversations.meta import SCORED
 from internvl_detect.data.folders import DONE
 from internvl_detect.data.manifest import SUFFIXES
 from internvl_detect.data.prepare.command import Wanted, prepare_source
 from internvl_detect.data.prepare.training_set import PrepareOptions
 from internvl_detect.errors import ConfigError
 from internvl_detect.train.run_folder import read_json
-
-SCORED = ("verdict", "frames")  # kinds that ask the standard question, whose answer is the score
 
 
 def with_prepared_data(config: TrainConfig, *, main: bool = True) -> TrainConfig:

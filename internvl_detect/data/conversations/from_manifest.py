@@ -42,7 +42,11 @@ def manifest_to_conversations(
             splits[dataset] = row.split
             yield dataset, conversation(row, explain)
 
-    return write_conversations(pairs(), out_dir, root=root, settings=lambda d: (settings or {}).get(splits[d], {}))
+    def meta_keys(dataset: str) -> dict[str, Any]:
+        split = splits[dataset]
+        return {**({"split": split} if split else {}), **(settings or {}).get(split, {})}
+
+    return write_conversations(pairs(), out_dir, root=root, settings=meta_keys)
 
 
 def conversation(row: ManifestRow, explain: Callable[[ManifestRow], str | None] | None = None) -> dict[str, Any]:

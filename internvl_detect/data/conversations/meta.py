@@ -16,7 +16,7 @@ from typing import Any
 
 from internvl_detect.data.conversations.index import AnnotationIndex
 from internvl_detect.data.conversations.rows import Sample, Source, read_row
-from internvl_detect.data.datasets.choice import ALL, parse_terms
+from internvl_detect.data.datasets.choice import ALL, is_name, parse_terms
 from internvl_detect.data.findings import Finding, Level, did_you_mean, show
 from internvl_detect.data.jsonl import BadJson, atomically, dump, parse, read_lines
 from internvl_detect.data.jsonl import write_jsonl as write_jsonl
@@ -27,10 +27,14 @@ from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
 __all__ = ["IMAGE_QUESTION", "VIDEO_QUESTION", "AnnotationIndex", "DatasetEntry", "Sample", "choose", "make_row"]
 __all__ += ["parse_meta", "read_meta", "write_jsonl", "write_meta"]
 
-META_KEYS = ("root", "annotation", "data_augment", "max_dynamic_patch", "repeat_time", "length", "domain")
+META_KEYS = ("root", "annotation", "data_augment", "max_dynamic_patch", "repeat_time", "length")
+TEXT_KEYS = ("domain", "dataset", "split", "questions")
+_ALL_KEYS = (*META_KEYS, *TEXT_KEYS)
+SCORED = ("verdict", "frames")  # questions whose answer is the score; others are not validated on
 MAX_META_BYTES = 64 * 1024 * 1024
 MAX_REPEAT = 10_000
 MAX_DYNAMIC_PATCH = 256
+_PURPOSE = {"train": "train on", "val": "validate on"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class DatasetEntry:
 
     ``repeat_time`` may have a fraction: 0.25 is a stable quarter of the rows, 1.5 all of them and a half.
     ``max_tiles`` is the meta's ``max_dynamic_patch``, None where it is not set. ``length`` is what the meta says,
-    checked by the check and used for nothing. ``notes`` say in words where relative paths were found.
+    checked by the check and used for nothing. ``dataset``, ``split`` and ``questions`` say what the rows are of, as
+    ``ivdetect data prepare`` writes them. ``notes`` say in words where relative paths were found.
     """
 
     name: str
@@ -50,6 +55,9 @@ class DatasetEntry:
     repeat_time: float = 1
     length: int | None = None
     domain: str | None = None
+    dataset: str | None = None
+    split: str | None = None
+    questions: str | None = None
     allow_outside: bool = False
     notes: tuple[str, ...] = ()
 
@@ -171,8 +179,8 @@ class _MetaReader:
             self.note("meta", f"an object is expected, not {show(given)}", 'like {"root": ..., "annotation": ...}')
             return None
         for key in given:
-            if key not in META_KEYS:
-                self.note("meta-key", f"unknown key {show(key)}", did_you_mean(key, META_KEYS), "warning")
+            if key not in _ALL_KEYS:
+                self.note("meta-key", f"unknown key {show(key)}", did_you_mean(key, _ALL_KEYS), "warning")
         notes: list[str] = []
         paths: dict[str, str] = {}
         for key in ("root", "annotation"):
@@ -195,7 +203,7 @@ class _MetaReader:
         if "root" in paths and not is_address(paths["root"]) and not os.path.isdir(paths["root"]):
             self.note("meta-root", f"the root folder is not there: {paths['root']}", level="warning")
         repeat, tiles, length = given.get("repeat_time", 1), given.get("max_dynamic_patch"), given.get("length")
-        augment, domain = given.get("data_augment", False), given.get("domain")
+        augment, texts = given.get("data_augment", False), {key: given.get(key) for key in TEXT_KEYS}
         if not _number(repeat) or not 0 < repeat <= MAX_REPEAT:
             self.note("meta", f'"repeat_time" is {show(repeat)}', f"a number above 0, at most {MAX_REPEAT}")
         if tiles is not None and (not _number(tiles) or tiles != int(tiles) or not 1 <= tiles <= MAX_DYNAMIC_PATCH):
@@ -205,8 +213,9 @@ class _MetaReader:
         if length is not None and (not _number(length) or length != int(length) or length < 0):
             self.note("meta-length", f'"length" is {show(length)}', "the number of rows; it may be left out", "warning")
             length = None
-        if domain is not None and not isinstance(domain, str):
-            self.note("meta", f'"domain" is {show(domain)}', "a name is expected")
+        for key, text in texts.items():
+            if text is not None and not isinstance(text, str):
+                self.note("meta", f'"{key}" is {show(text)}', "a name is expected")
         if sum(f.level == "error" for f in self.findings) > before:
             return None
         return DatasetEntry(
@@ -217,7 +226,7 @@ class _MetaReader:
             max_tiles=None if tiles is None else int(tiles),
             repeat_time=repeat,
             length=None if length is None else int(length),
-            domain=domain,
+            **texts,
             allow_outside=self.allow_outside,
             notes=tuple(notes),
         )
@@ -227,34 +236,50 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15  # NaN is not
 
 
-def choose(entries: Iterable[DatasetEntry], choice: str | None) -> list[DatasetEntry]:
+def choose(entries: Iterable[DatasetEntry], choice: str | None, *, split: str = "") -> list[DatasetEntry]:
     """The datasets named in ``choice``, comma separated, case aside, in that order and each once; all when empty.
 
     ``domain|NAME`` picks NAME only where the meta gives that domain, and the names after it only where it gives no
-    other (see ``choice.parse_terms``). Raises ConfigError for a name not there.
+    other (see ``choice.parse_terms``). A name that is no dataset of the meta JSON picks those whose "dataset" it is, by
+    any alias. ``split`` train or val keeps, of what is not named itself, that split and what has none, and for val
+    the rows whose answer is the score. Raises ConfigError for a name not there.
     """
     entries = list(entries)
+    fitting = [entry for entry in entries if _fits(entry, split)]
     picked: dict[str, DatasetEntry] = {}
     for term in parse_terms(choice or ""):
         name, domain = term.name, term.domain
         same = [e for e in entries if e.name == name] or [e for e in entries if e.name.lower() == name.lower()]
         if not same and name.lower() == ALL:
-            picked.update((e.name, e) for e in entries if not domain or (e.domain or "").lower() == domain)
+            picked.update((e.name, e) for e in fitting if not domain or (e.domain or "").lower() == domain)
             continue
-        if not same:
-            hint = did_you_mean(name, [e.name for e in entries])
-            raise ConfigError(f"no dataset is called {show(name)}", do=hint)
         if len(same) > 1:
             raise ConfigError(f"{show(name)} may be any of {', '.join(e.name for e in same)}", do="write it exactly")
+        same = same or [e for e in entries if e.dataset and is_name(name, e.dataset, "")]
+        if not same:
+            hint = did_you_mean(
+                name, dict.fromkeys([*(e.dataset or e.name for e in entries), *(e.name for e in entries)])
+            )
+            raise ConfigError(f"no dataset is called {show(name)}", do=hint)
         has = (same[0].domain or "").lower()
         if domain and has != domain and (has or term.is_stated):  # a domain that goes on asks nothing of sets without
             has = f"domain {show(same[0].domain)}" if has else 'no "domain" in the meta JSON'
             word = show(f"{domain}|{name}")
             raise ConfigError(f"{word}: dataset {same[0].name} has {has}", do=f"write {same[0].name} alone")
-        picked[same[0].name] = same[0]
+        meant = same if same[0].name.lower() == name.lower() else [e for e in same if e in fitting]
+        if not meant:
+            there = ", ".join(e.name for e in same)
+            raise ConfigError(f"{show(name)} has nothing to {_PURPOSE[split]} here", do=f"there is {there}: write one")
+        picked.update((e.name, e) for e in meant)
     if not picked and (choice or "").strip(" ,;\t\n"):
         raise ConfigError(f"no dataset in the choice {show(choice)}")
-    return list(picked.values()) if picked else entries
+    return list(picked.values()) if picked else fitting
+
+
+def _fits(entry: DatasetEntry, split: str) -> bool:
+    if split and entry.split not in (None, "", split):
+        return False
+    return split != "val" or entry.questions in (None, "", *SCORED)
 
 
 def chosen(
@@ -288,8 +313,8 @@ def write_meta(path: str | Path, datasets: dict[str, dict[str, Any]]) -> Path:
     """A meta JSON of {name: {root, annotation, ...}}. Raises ConfigError for an unknown key, OutputError."""
     for name, given in datasets.items():
         for key in given:
-            if key not in META_KEYS:
-                raise ConfigError(f"dataset {show(name)}: unknown key {show(key)}", do=did_you_mean(key, META_KEYS))
+            if key not in _ALL_KEYS:
+                raise ConfigError(f"dataset {show(name)}: unknown key {show(key)}", do=did_you_mean(key, _ALL_KEYS))
     lines = [f"  {dump(name)}: {dump(given)}" for name, given in datasets.items()]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     with atomically(path) as file:

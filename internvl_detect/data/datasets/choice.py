@@ -173,14 +173,14 @@ def _known(values: Mapping[Any, Any], names: tuple[str, ...], where: str) -> Non
 def _checked(pick: Pick) -> Pick:
     if pick.domain and pick.domain not in DOMAINS:
         raise ConfigError(f"unknown domain {show(pick.domain)}", do=did_you_mean(pick.domain, DOMAINS))
-    row = next((r for r in catalog() if _is_name(pick.name, r.name, "")), None)
+    row = next((r for r in catalog() if is_name(pick.name, r.name, "")), None)
     if row is not None and pick.domain and row.domain not in ("", pick.domain):
         found = f"{show(f'{pick.domain}|{pick.name}')}: {row.name} is in {row.domain}"
         raise ConfigError(found, do=f"write {row.domain}|{row.name}")
     return pick
 
 
-def _is_name(word: str, dataset: str, part: str) -> bool:
+def is_name(word: str, dataset: str, part: str) -> bool:
     """Whether a word of a choice names a dataset (by an alias, too) or a part of it, case aside."""
     if key(word) in (key(dataset), key(part)):
         return True
@@ -195,7 +195,7 @@ def _means(pick: Pick, dataset: str, part: str, domain: str) -> bool:
         return False
     if pick.name.lower() == ALL:
         return not pick.domain or pick.domain == domain
-    return _is_name(pick.name, dataset, part)
+    return is_name(pick.name, dataset, part)
 
 
 def _silent(_: object) -> None:
@@ -236,7 +236,7 @@ class _Chosen:
 
     def _missing(self, pick: Pick, names: list[str]) -> None:
         word = f"{pick.domain}|{pick.name}" if pick.domain else pick.name
-        row = next((r for r in catalog() if _is_name(pick.name, r.name, "")), None)
+        row = next((r for r in catalog() if is_name(pick.name, r.name, "")), None)
         here = ", ".join(dict.fromkeys(names)) or "nothing"
         if row is not None:
             raise ConfigError(f"{show(word)}: {row.name} is not in the folder, which holds {here}", do=row.obtain)

@@ -115,10 +115,11 @@ def show_text(name: str) -> str:
         lines += textwrap.wrap(text, WIDTH, initial_indent=f"  {what:<10}", subsequent_indent=" " * 12) if text else []
     if row.parts:
         lines += ["", "  what it holds, and where it is looked for:"]
-        parts = [["part", "label", "domain tag", "split", "files", "masks", "as downloaded"]]
+        parts = [["part", "label", "domain tag", "split", "files", "masks", "pictures as downloaded"]]
         for part in row.parts:
             places = " or ".join(place.pictures for place in part.published) or "-"
-            has = "yes" if part.masks else "-"
+            own = dict.fromkeys(place.masks for place in part.published if place.masks)
+            has = " or ".join(own) or ("yes" if part.masks else "-")
             tag, split = part.domain_tag or "-", part.split or "-"
             parts.append([part.name, part.label, tag, split, _number(part.files), has, places])
         lines += [f"  {line}" for line in _aligned(parts)]

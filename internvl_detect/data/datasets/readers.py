@@ -140,7 +140,8 @@ class _Finder:
         if os.path.isfile(self._walk.full(joined(folder, DONE))):  # made of datasets, and none of them
             return
         own_name = folder.rpartition("/")[2] or self._name_of_root()
-        manifests = [n for n in here.lists if _is_manifest(self.root, joined(folder, n))]
+        called_so = [n for n in here.lists if _is_called_manifest(n)]  # beside it, any other list is about its files
+        manifests = called_so or [n for n in here.lists if _is_manifest(self.root, joined(folder, n))]
         if manifests:
             self.found += [_manifest_set(self.root, joined(folder, n)) for n in manifests]
             return
@@ -179,7 +180,12 @@ class _Finder:
         parent = folder.rpartition("/")[0] if folder.rpartition("/")[2].lower() in layouts.IMAGE_FOLDERS else folder
         name = parent.rpartition("/")[2]
         if here.n_media:
-            hint = did_you_mean(name, layouts.part_names()) if name else "known: folders called real and fake"
+            near = did_you_mean(name, layouts.part_names())
+            hint = (
+                near
+                if near.startswith("did")
+                else "put them in folders called real and fake, or name them in a manifest"
+            )
             problem = f"{here.n_media} pictures or clips whose label nothing tells; not read"
             self._walk.note("warning", "no-label", folder, problem, hint)
         elif here.n_packed:
@@ -202,13 +208,14 @@ def _safe(name: str) -> str:
     return "".join("_" if c in ',;|:/\\"' or not c.isprintable() else c for c in name).strip(" .") or "data"
 
 
+def _is_called_manifest(name: str) -> bool:
+    return suffix_of(name) != ".json" and name.lower().partition(".")[0] == "manifest"
+
+
 def _is_manifest(root: Path, path: str) -> bool:
-    """Whether a list has the columns of a manifest: called so, or its first row can be read as one."""
-    name = path.rpartition("/")[2].lower()
-    if suffix_of(name) == ".json":
+    """Whether a list has the columns of a manifest: its first row can be read as one."""
+    if suffix_of(path) == ".json":
         return False
-    if name.partition(".")[0] == "manifest":
-        return True
     try:
         return next(read_manifest(root.joinpath(*path.split("/"))), None) is not None
     except DataError:

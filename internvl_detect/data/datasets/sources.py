@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from internvl_detect.data.datasets.catalog import Dataset
 
+_COUNTER = re.compile(r"[^\W\d_]*[\s_-]*\d+(?:\s*\(\d+\))?")  # 0001, img_12, "0000 (2)": begins anew in each folder
 _FRAME = re.compile(r"(?:frame|image|img)?[\s_-]*\d+", re.IGNORECASE)
 
 
@@ -38,19 +39,20 @@ class Sources:
                 if first != second:  # the smaller name stands for both, whatever the order of the files
                     self._above[second] = first
 
-    def group(self, text: str, inside: str, *, is_clip: bool = False) -> str:
+    def group(self, text: str, inside: str, *, split: str = "", is_clip: bool = False) -> str:
         """The ``group_id`` of a file: its source by the rule, else its stem, or its folder when its name is a number.
 
         ``text`` is its path from the set's folder, without suffix; ``inside`` the folder it lies in, below that of the
-        pictures, so that numbered frames in one folder are one source. Clips go by their stem.
+        pictures, so that numbered frames in one folder are one source. Clips go by their stem. Numbers count anew in
+        each ``split`` of the set, so one number in two splits says nothing of one source.
         """
         found = self._found(text)
         if found:
             return f"{self._name}:{self._top(found[0])}"
         stem = text.rpartition("/")[2]
-        if inside and not is_clip and _FRAME.fullmatch(stem):
-            return f"{self._name}:{inside}"
-        return f"{self._name}:{stem}"
+        name = inside if inside and not is_clip and _FRAME.fullmatch(stem) else stem
+        counts = split and _COUNTER.fullmatch(name.rpartition("/")[2])
+        return f"{self._name}:{split}/{name}" if counts else f"{self._name}:{name}"
 
     def _found(self, text: str) -> list[str]:
         if self._rule is None:

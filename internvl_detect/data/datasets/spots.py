@@ -157,14 +157,15 @@ class _SpotReader:
             elif name in beside:
                 mask = joined(folder, beside[name])
         inside = folder[len(spot.pictures) :].strip("/")
+        split = listed.split or spot.split or SPLITS.get(inside.partition("/")[0].lower(), "")
         return ManifestRow(
             path=path,
             label=label,
             kind="video" if is_clip else "image",
             generator=spot.generator if label != "real" else "",
             mask=mask,
-            group_id=self.sources.group(text, inside, is_clip=is_clip),
-            split=listed.split or spot.split or SPLITS.get(inside.partition("/")[0].lower(), ""),
+            group_id=self.sources.group(text, inside, split=split, is_clip=is_clip),
+            split=split,
             dataset=spot.dataset.name,
             domain=spot.dataset.domain,
             domain_tag=tag,

@@ -62,6 +62,7 @@ def prepare_source(
     validating = parse_choice(wanted.val_choice) if wanted.val_choice.strip() else None
     log = out / "findings.jsonl"
     levels: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
     first: list[Finding] = []
     with alone_in(out):
         claim(out)
@@ -74,12 +75,17 @@ def prepare_source(
                 levels[finding.level] += 1
                 first[:] = first or [finding]
 
-            found = with_words(find_datasets(source, note=note))
+            def counted(finding: Finding) -> None:
+                left_out[finding.code] += 1
+                note(finding)
+
+            found = with_words(find_datasets(source, note=counted))
             options = dataclasses.replace(options, repeat={**weights(found, training), **options.repeat})
-            rows = chosen_rows(found, training, validating, note)
+            rows = chosen_rows(found, training, validating, counted)
             root = source if source.is_dir() else source.parent
             try:
-                done = prepare_rows(rows, root, out, options, note=note, progress=progress, facts=facts)
+                more: dict[str, Any] = {"progress": progress, "facts": facts, "left_out": left_out}
+                done = prepare_rows(rows, root, out, options, note=note, **more)
             except DataError as error:
                 if not first or first[0].format() in error.found:
                     raise

@@ -106,15 +106,17 @@ def prepare_rows(
     note: Note = lambda finding: None,
     progress: Callable[[int], None] = lambda steps: None,
     facts: Mapping[str, Any] | None = None,
+    left_out: Counter[str] | None = None,
 ) -> Prepared:
     """Writes everything into ``out``, a new folder or one of an earlier preparation; ``root`` is where paths start.
 
-    What cannot be used is told to ``note`` and left out. ``facts`` are stored in prepared.json. Raises ConfigError,
-    OutputError; DataError when nothing is left.
+    What cannot be used is told to ``note`` and left out. ``facts`` are stored in prepared.json. ``left_out`` is what
+    whoever finds the rows leaves out, counted while they are read. Raises ConfigError, OutputError; DataError when
+    nothing is left.
     """
     out, root = Path(out), Path(os.path.abspath(root))
     earlier = _begin(out)
-    done = Prepared(out / "meta.json")
+    done = Prepared(out / "meta.json", left_out=Counter() if left_out is None else left_out)
 
     told: list[Finding] = []
 
@@ -293,6 +295,7 @@ class _Names:
     def settings(self, name: str) -> dict[str, Any]:
         about = self.done.datasets[name]
         made: dict[str, Any] = {"domain": self.domains[name]} if self.domains[name] else {}
+        made |= {"dataset": about["set"], "split": about["split"], "questions": about["kind"]}
         if about["split"] == "train" and (repeat := self.options.repeat.get(about["set"])) is not None:
             made["repeat_time"] = repeat
         return {**made, **({"root": FRAMES} if about["kind"] == "frames" else {})}

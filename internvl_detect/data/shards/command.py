@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from internvl_detect.data.conversations.meta import parse_meta
 from internvl_detect.data.shards.foreign import shards_to_meta
 from internvl_detect.data.shards.writing import write_shards
 from internvl_detect.errors import EXIT_OK, DataError
@@ -34,8 +35,10 @@ def run_shards_to_meta(tars: list[str], out: Path, echo: Callable[[str], None], 
 
     meta = str(shards_to_meta(tars, out, on_error=tell))
     code = DataError.exit_code if n_problems else EXIT_OK
+    samples = sum(entry.length or 0 for entry in parse_meta(meta, allow_remote=True)[0])
     if as_json:
-        echo(json.dumps({"meta": meta, "left_out": n_problems, "problems": problems, "exit_code": code}, indent=2))
+        said = {"meta": meta, "samples": samples, "left_out": n_problems, "problems": problems, "exit_code": code}
+        echo(json.dumps(said, indent=2))
     else:
-        echo("\n".join([*problems, f"{meta}: {n_problems} samples or tars left out"]))
+        echo("\n".join([*problems, f"{meta}: {samples} samples; {n_problems} samples or tars left out"]))
     return code

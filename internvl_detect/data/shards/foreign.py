@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from internvl_detect.data.conversations.from_manifest import conversation
 from internvl_detect.data.conversations.meta import write_meta
-from internvl_detect.data.conversations.meta.from_manifest import conversation
 from internvl_detect.data.findings import show
 from internvl_detect.data.jsonl import MAX_LINE_BYTES, BadJson, atomically, dump, parse
 from internvl_detect.data.labels import normalise_label

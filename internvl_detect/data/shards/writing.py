@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from internvl_detect.data.conversations.meta import DatasetEntry, read_meta, write_meta
+from internvl_detect.data.conversations.meta import TEXT_KEYS, DatasetEntry, read_meta, write_meta
 from internvl_detect.data.conversations.rows import read_row
 from internvl_detect.data.engine import run_ordered
 from internvl_detect.data.findings import Finding, show
@@ -213,7 +213,7 @@ def _file_names(entries: list[DatasetEntry]) -> dict[str, str]:
 def _settings_of(entry: DatasetEntry, annotation: str, length: int) -> dict[str, Any]:
     """The dataset's place in the new meta JSON, its settings as they were."""
     given = {"root": ".", "annotation": annotation, "data_augment": entry.data_augment}
-    optional = {"max_dynamic_patch": entry.max_tiles, "domain": entry.domain}
+    optional = {"max_dynamic_patch": entry.max_tiles, **{key: getattr(entry, key) for key in TEXT_KEYS}}
     given |= {key: value for key, value in optional.items() if value is not None}
     return {**given, "repeat_time": entry.repeat_time, "length": length}
 

@@ -1,4 +1,4 @@
-"""A data set looked at as a whole: what is broken, copied, out of balance or on both sides of a split.
+"""A dataset looked at as a whole: what is broken, copied, out of balance or on both sides of a split.
 
     found = survey(read_manifest("set/manifest.csv"), "set", cache=Path("set/.ivdetect-cache.sqlite"))
     found.n_errors, found.by_code, found.table["width"]
