@@ -137,4 +137,5 @@ def _text(value: Any, most: int) -> str:
     text = str(value[: 2**20] if isinstance(value, str) else value)
     if len(text) <= most:
         return text
-    return f"{text[: most - most // 4 - 5]} [..] {text[-(most // 4) :]}" if most < MAX_XMP else text[:most]
+    tail = most // 4 if most == MAX_TEXT else 0  # a long prompt's settings stand behind it
+    return f"{text[: most - tail - 6]} [..] {text[-tail:]}" if tail else text[:most]

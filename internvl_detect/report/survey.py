@@ -12,17 +12,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from internvl_detect import __version__
 from internvl_detect.data.jsonl import atomically
 from internvl_detect.data.survey import MAX_KEPT, Survey
 from internvl_detect.report.contact_sheet import Cell
+from internvl_detect.report.html import template
 from internvl_detect.report.words import visible
 
 SHOWN = 20  # findings of one code in the text and on the page; the JSON has MAX_KEPT
@@ -98,7 +95,7 @@ def write_survey(report: Mapping[str, Any], folder: Path, *, sheet: Sequence[Cel
 
 def render(report: Mapping[str, Any], *, sheet: Sequence[Cell] = ()) -> Iterator[str]:
     """The pieces of the page, one after the other."""
-    return _template().generate(
+    return template("survey.html.j2").generate(
         root=visible(report["root"] or "the rows given", 300),
         files=report["files"],
         usable=report["usable"],
@@ -153,12 +150,3 @@ def _line(row: Mapping[str, Any]) -> str:
     hint = f" ({visible(row['hint'])})" if row["hint"] else ""
     line = f":{row['line']}" if row["line"] else ""
     return f"{visible(row['file'], 300)}{line}: {visible(row['problem'])}{hint}"
-
-
-@cache
-def _template() -> jinja2.Template:
-    text = resources.files(__package__).joinpath("survey.html.j2").read_text("utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(text)

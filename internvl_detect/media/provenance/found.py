@@ -1,7 +1,8 @@
 """What provenance finds: the result, and the small helpers with which every examiner words an observation.
 
 An observation is a ``verdict.Evidence``. Its ``details["strength"]`` is one of "decides" (a valid signed record says
-so), "strong" (a plain statement that anyone could have written or removed), "weak" (a hint) and "none" (nothing follows).
+so), "strong" (a plain statement that anyone could have written or removed), "weak" (a hint) and "none" (nothing
+follows).
 ``details["says"]`` is what it speaks for: "ai_generated", "tampered", "camera" or "".
 """
 

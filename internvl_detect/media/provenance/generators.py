@@ -32,7 +32,10 @@ class Row:
 
 
 # Which program made the file: fields that name it.
-_PROGRAM = r"(text|exif|clip):(Software|software|Creator|generator|encoder)|xmp:CreatorTool|stEvt:softwareAgent|iptc:OriginatingProgram"
+_PROGRAM = (
+    r"(text|exif|clip):(Software|software|Creator|generator|encoder)|xmp:CreatorTool|stEvt:softwareAgent"
+    r"|iptc:OriginatingProgram"
+)
 _CREDIT = r"(iptc|text|photoshop):(Credit|Source)|text:Software|exif:(Software|Artist|Copyright)|xmp:CreatorTool"
 _COMFY = r'"class_type"\s*:|"last_node_id"\s*:|"nodes"\s*:\s*\['
 _A1111 = r"Steps:\s*\d+\s*,\s*(Sampler|CFG scale|Seed|Size|Schedule type):?"
