@@ -105,7 +105,7 @@ def _row(number: int, row: words.Row, link: str) -> dict[str, Any]:
         "figure": "signed record" if words.deciding(row) else figure,
         "picture": _picture(row),
         "evidence": [(words.evidence_name(e), words.visible(e.summary, 300), words.strength(e)) for e in telling[:3]],
-        "more": words.stretch_words(row) or words.visible(row.words or "", 200),
+        "more": words.stretch_words(row) or (f'"{words.visible(row.words, 200)}"' if row.words else ""),
     }
 
 

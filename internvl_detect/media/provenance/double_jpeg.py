@@ -2,7 +2,8 @@
 
 A first compression with step q1 leaves only multiples of q1; the second, with the file's own step q2, then fills some
 bins too often and others too seldom, periodically. For each low frequency two models of the counts are fitted and
-compared by likelihood: a mixture of Laplace distributions quantised by q2 alone, and the same quantised by q1 first
+compared by likelihood: a mixture of Laplace (texture) and normal (grain) distributions quantised by q2 alone, and the
+same quantised by q1 first
 (the model of Bianchi and Piva, IEEE TIFS 7(3), 2012, with the smooth part fitted and not assumed).
 
 Not seen: q1 = q2 (saved again with the same settings), q1 a divisor of q2 (a much better first quality), a crop or
@@ -27,7 +28,8 @@ _MOST_BLOCKS = 2048
 _FEWEST_BLOCKS = 64
 _BINS = 30  # of the absolute quantised value
 _STEPS = tuple(range(2, 41))  # first steps that are tried
-_SCALES = tuple(0.75 * 2.0**k for k in range(9))  # of the Laplace distributions, in units of a coefficient
+_SCALES = tuple(0.75 * 2.4**k for k in range(7))  # of the Laplace distributions, in units of a coefficient
+_SIGMAS = tuple(2.0 * 1.7**k for k in range(7))  # of the normal ones
 _NOISE = 0.5  # standard deviation that rounding to 8 bit RGB between the two leaves on a coefficient
 _ROUNDS = 12
 _TURN = PILImage.Transpose
@@ -41,7 +43,7 @@ _TURNED_BACK = {  # EXIF orientation: (what undoes it, whether x and y were mirr
     8: (_TURN.ROTATE_270, True, False, True),
 }
 # The score is logistic in the gain per frequency; both numbers were read off the benchmark's own pictures.
-_MIDDLE_NATS, _WIDTH_NATS = 8.0, 2.5
+_MIDDLE_NATS, _WIDTH_NATS = 5.0, 1.5
 
 
 @dataclass(frozen=True)
@@ -124,27 +126,27 @@ def _dct(blocks: np.ndarray, which: list[int]) -> np.ndarray:
 def _histograms(values: np.ndarray) -> np.ndarray:
     """(F, bins) counts of 0, 1, ... and, last, of everything above."""
     kept = np.minimum(values, _BINS)
-    return np.stack([np.bincount(column, minlength=_BINS + 1) for column in kept.T]).astype(np.float64)
+    return np.stack([np.bincount(column, minlength=_BINS + 1) for column in kept.T]).astype(np.float32)
 
 
 def _likelihood(counts: np.ndarray, shapes: np.ndarray) -> np.ndarray:
     """Log likelihood of ``counts`` (..., bins) under the best mixture of ``shapes`` (..., bins, scales), by EM."""
     total = counts.sum(-1)[..., None]
-    weights = np.full((*shapes.shape[:-2], shapes.shape[-1]), 1 / shapes.shape[-1])
+    weights = np.full((*shapes.shape[:-2], shapes.shape[-1]), 1 / shapes.shape[-1], np.float32)
     for _ in range(_ROUNDS):
         mixed = (shapes @ weights[..., None])[..., 0]
         weights = weights * ((counts / mixed)[..., None, :] @ shapes)[..., 0, :] / total
     mixed = (shapes @ weights[..., None])[..., 0]
-    return (counts * np.log(mixed)).sum(-1)
+    return (counts * np.log(mixed)).sum(-1, dtype=np.float64)
 
 
 @lru_cache(maxsize=256)
 def _once(step: int) -> np.ndarray:
-    """(bins, scales): chance of each absolute quantised value of a Laplace variable of each scale."""
+    """(bins, scales): chance of each absolute quantised value, by each distribution."""
     edges = (np.arange(_BINS + 1) + 0.5) * step
-    below = 1 - np.exp(-edges[:, None] / np.array(_SCALES))
+    below = _below(edges)
     below[-1] = 1.0
-    return np.diff(below, axis=0, prepend=0.0) + 1e-9
+    return (np.diff(below, axis=0, prepend=0.0) + 1e-9).astype(np.float32)
 
 
 @lru_cache(maxsize=256)
@@ -157,7 +159,7 @@ def _after(first: int, step: int) -> np.ndarray:
     most = math.ceil((_BINS + 1) * step / first) + 1
     m = np.arange(most + 1)
     edges = (m + 0.5) * first
-    below = 1 - np.exp(-edges[:, None] / np.array(_SCALES))
+    below = _below(edges)
     chance = np.diff(below, axis=0, prepend=0.0)  # of |first quantised value| = m
     limits = (np.arange(_BINS + 1) + 0.5) * step
     limits[-1] = 1e9
@@ -165,7 +167,13 @@ def _after(first: int, step: int) -> np.ndarray:
     other = _normal((-limits[None, :] - (m * first)[:, None]) / _NOISE)
     within = reach - other  # (m, bins): |value after rounding| below each limit
     moved = np.diff(within, axis=1, prepend=0.0)
-    return moved.T @ chance + 1e-9
+    return (moved.T @ chance + 1e-9).astype(np.float32)
+
+
+def _below(edges: np.ndarray) -> np.ndarray:
+    """(edges, scales): chance that the absolute value of each distribution lies below each edge."""
+    laplace = 1 - np.exp(-edges[:, None] / np.array(_SCALES))
+    return np.concatenate([laplace, 2 * _normal(edges[:, None] / np.array(_SIGMAS)) - 1], 1)
 
 
 def _normal(x: np.ndarray) -> np.ndarray:
