@@ -78,6 +78,9 @@ def test_the_command_says_what_it_found_and_draws_the_error_level(signed_photo, 
     assert done.returncode == 1 and rows[0]["decides"] == "c2pa" and "error" in rows[1]
     done = cli("provenance", signed_photo, tmp_path / "text.jpg", "--ela", tmp_path / "x.png")
     assert done.returncode == 2 and "Traceback" not in done.stderr
+    (tmp_path / "anchors.pem").write_text("no certificate")
+    done = cli("provenance", signed_photo, "--trust", tmp_path / "anchors.pem")
+    assert done.returncode == 2 and "holds no certificate" in done.stderr
 
 
 def test_evidence_survives_the_row(detector, signed_photo):

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from internvl_detect.cli.options import Adapter, BatchSize, Device, Dtype, Frames, Json, MaxTiles, Model, Trust
-from internvl_detect.files import read_text
 
 commands = typer.Typer()
 
@@ -64,6 +63,7 @@ def detect(
       ivdetect detect --questions test.jsonl --explain --fakeshield --out answers.jsonl
     """
     from internvl_detect.detect.command import DetectCommand
+    from internvl_detect.media.provenance import read_anchors
 
     command = DetectCommand(
         explain=explain,
@@ -84,7 +84,7 @@ def detect(
     )
     options: dict[str, Any] = {"dtype": dtype, "device": device, "attn": attn, "quantize": quantize}
     options |= {"max_tiles": max_tiles, "tile_mode": tile_mode, "question": question, "word_tokens": max_words}
-    options |= {"provenance": not no_provenance, "trust": read_text(trust, what="trust list") if trust else None}
+    options |= {"provenance": not no_provenance, "trust": read_anchors(trust)}
     raise typer.Exit(command.run(files or [], model, adapter, **options))
 
 

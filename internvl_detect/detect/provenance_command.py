@@ -10,8 +10,7 @@ from internvl_detect.data.jsonl import atomically
 from internvl_detect.detect.inputs import find_media
 from internvl_detect.detect.results_file import encode_row
 from internvl_detect.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, IvdetectError
-from internvl_detect.files import read_text
-from internvl_detect.media.provenance import Provenance, provenance_of
+from internvl_detect.media.provenance import Provenance, provenance_of, read_anchors
 from internvl_detect.report.words import visible
 from internvl_detect.verdict import Failure
 
@@ -21,7 +20,7 @@ def run(arguments: Sequence[str], *, as_json: bool = False, ela: Path | None = N
     paths = find_media(arguments)
     if ela is not None and len(paths) != 1:
         raise ConfigError(f"--ela with {len(paths)} files", expected="one picture")
-    anchors = read_text(trust, what="trust list") if trust else None
+    anchors = read_anchors(trust)
     codes = []
     for path in paths:
         try:

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
+from internvl_detect.errors import ConfigError
+from internvl_detect.files import read_text
 from internvl_detect.media.provenance.found import Says, clean, observed
 from internvl_detect.verdict import Evidence
 
@@ -32,6 +35,16 @@ _SOURCES = {  # last part of IPTC's digital source type: (what it says, in words
 }
 _SOURCE_FIELDS = ("digitalSourceType", "digital_source_type")
 _MAKING = ("c2pa.created",)
+
+
+def read_anchors(path: Path | None) -> str | None:
+    """The PEM text of a trust list; None for none. Raises ConfigError for a file that holds no certificate."""
+    if path is None:
+        return None
+    text = read_text(path, what="trust list")
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        raise ConfigError(f"the trust list {path} holds no certificate", expected="PEM: -----BEGIN CERTIFICATE-----")
+    return text
 
 
 def content_credentials(mime: str, file: BinaryIO, trust: str | None = None) -> tuple[Evidence | None, str]:
