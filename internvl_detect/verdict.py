@@ -43,7 +43,11 @@ class Region:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One independent observation: where it comes from, a sentence, and optionally a score in [0, 1]."""
+    """One independent observation: where it comes from, a sentence, and optionally a score in [0, 1].
+
+    ``details["strength"]``, where it is given, is "decides", "strong", "weak" or "none"; ``details["says"]`` what it
+    speaks for: "ai_generated", "tampered", "camera" or "".
+    """
 
     source: str
     summary: str
@@ -56,7 +60,8 @@ class Verdict:
     """The answer for one picture or clip.
 
     ``score`` is the model's raw P(fake) in [0, 1]; ``probability`` the same after calibration; ``decision`` follows
-    from ``probability`` and two thresholds. ``label`` is the likeliest kind. ``timings`` are seconds by stage.
+    from ``probability`` and two thresholds, unless a piece of evidence decides (``notes`` say so). ``label`` is the
+    likeliest kind. ``timings`` are seconds by stage.
     """
 
     path: str

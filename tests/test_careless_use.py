@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import readme_tree
 from dataset_makers import fill
-from internvl_detect.cli.survey import check_rows, rows_of
 from PIL import Image
 from typer.testing import CliRunner
 
 from internvl_detect import cli
+from internvl_detect.cli.data_check import check_rows, rows_of
 from internvl_detect.data.conversations.check import DatasetCounts, Report
 from internvl_detect.data.datasets.readers import find_datasets
 from internvl_detect.data.forge.folder import forge_folder

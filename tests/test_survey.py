@@ -19,10 +19,11 @@ from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.data.survey import facts_cache
 from internvl_detect.data.survey import measure as measure_module
 from internvl_detect.data.survey import whole as survey_module
-from internvl_detect.data.survey.facts import NAMES, FileFacts, facts_of, jpeg_quality
+from internvl_detect.data.survey.facts import NAMES, FileFacts, facts_of
 from internvl_detect.data.survey.facts_cache import CACHE_NAME, open_cache
 from internvl_detect.data.survey.whole import Survey, survey
 from internvl_detect.media.jpeg_damage import jpeg_damage
+from internvl_detect.media.provenance.jpeg_tables import nearest_quality
 
 
 def scene(seed: int, size: tuple[int, int] = (96, 80)) -> Image.Image:
@@ -75,7 +76,7 @@ def test_a_clean_set_has_no_findings_and_its_facts_are_right(tmp_path, clip):
 def test_the_quality_of_a_jpeg_is_read_from_its_tables(tmp_path, quality):
     path = save(scene(0), tmp_path / "a.jpg", quality=quality)
     with Image.open(path) as picture:
-        assert jpeg_quality(tuple(picture.quantization[0])) == quality
+        assert nearest_quality(tuple(picture.quantization[0])) == quality
     assert facts_of((str(path), "image")).quality == quality
 
 

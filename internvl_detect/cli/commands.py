@@ -1,4 +1,4 @@
-"""The commands beside ``data``: detect, report, train, convert, merge, calibrate, doctor."""
+"""The commands beside ``data``: detect, provenance, report, train, convert, merge, calibrate, doctor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from internvl_detect.cli.options import Adapter, BatchSize, Device, Dtype, Frames, Json, MaxTiles, Model
+from internvl_detect.cli.options import Adapter, BatchSize, Device, Dtype, Frames, Json, MaxTiles, Model, Trust
 
 commands = typer.Typer()
 
@@ -48,6 +48,10 @@ def detect(
     dtype: Dtype = "auto",
     attn: Annotated[str, typer.Option(help="sdpa, eager, flash_attention_2.")] = "sdpa",
     quantize: Annotated[str | None, typer.Option(help="nf4 or int8 (native folder, GPU, bitsandbytes).")] = None,
+    no_provenance: Annotated[
+        bool, typer.Option("--no-provenance", help="Leave out what the file says of its own origin.")
+    ] = False,
+    trust: Trust = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show notes, timings and frames.")] = False,
 ) -> None:
     """Judge pictures and clips: score, decision, and words when asked for.
@@ -59,6 +63,7 @@ def detect(
       ivdetect detect --questions test.jsonl --explain --fakeshield --out answers.jsonl
     """
     from internvl_detect.detect.command import DetectCommand
+    from internvl_detect.media.provenance import read_anchors
 
     command = DetectCommand(
         explain=explain,
@@ -79,23 +84,46 @@ def detect(
     )
     options: dict[str, Any] = {"dtype": dtype, "device": device, "attn": attn, "quantize": quantize}
     options |= {"max_tiles": max_tiles, "tile_mode": tile_mode, "question": question, "word_tokens": max_words}
+    options |= {"provenance": not no_provenance, "trust": read_anchors(trust)}
     raise typer.Exit(command.run(files or [], model, adapter, **options))
+
+
+@commands.command()
+def provenance(
+    files: Annotated[list[str], typer.Argument(help="Pictures, clips, folders, or - for paths on standard input.")],
+    json_: Json = False,
+    ela: Annotated[Path | None, typer.Option(help="Write the error level picture (PNG) of one picture here.")] = None,
+    trust: Trust = None,
+) -> None:
+    """What files say of their own origin: signed records, metadata, generators' texts, JPEG history. Needs no model.
+
+    \b
+      ivdetect provenance photo.jpg clip.mp4
+      ivdetect provenance photo.jpg --json --ela error_level.png
+    """
+    from internvl_detect.detect.provenance_command import run
+
+    raise typer.Exit(run(files, as_json=json_, ela=ela, trust=trust))
 
 
 @commands.command()
 def report(
     rows: Annotated[Path, typer.Argument(help="Results: the file of 'ivdetect detect --out'.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Name in .html or .md; default: ROWS.html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Name in .html or .md, or a folder; default: ROWS.html.")
+    ] = None,
+    each: Annotated[bool, typer.Option("--each", help="Into a folder: also a page for every file.")] = False,
 ) -> None:
-    """Make a report of stored results: one HTML file, or Markdown. Pictures are shown where they can still be read.
+    """Make a report of stored results. Pictures are shown where they can still be read.
 
     \b
       ivdetect report results.jsonl --out report.html
+      ivdetect report results.jsonl --out report/     # index.html with a sortable table, report.json, report.md
     """
     from internvl_detect.detect.results_file import load_rows
     from internvl_detect.report.command import write
 
-    typer.echo(write(list(load_rows(rows)), out or rows.with_suffix(".html")))
+    typer.echo(write(list(load_rows(rows)), out or rows.with_suffix(".html"), each=each))
 
 
 @commands.command()

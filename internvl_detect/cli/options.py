@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Frames = Annotated[int, typer.Option(min=1, max=512, help="Frames of a clip to look at.")]
 MaxTiles = Annotated[int | None, typer.Option(min=1, max=256, help="Most tiles of a picture; default: the adapter's.")]
 BatchSize = Annotated[int, typer.Option(min=1, max=1024, help="Files judged together.")]
+Trust = Annotated[Path | None, typer.Option(help="PEM certificates of C2PA signers' anchors to trust.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Seed = Annotated[int, typer.Option(help="Same seed and same files: same bytes.")]
 Engine = Annotated[str, typer.Option(help="processes, or ray (the extra).")]

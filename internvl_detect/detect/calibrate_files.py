@@ -39,7 +39,7 @@ def calibrate_files(
     named = [(p, 0) for p in find_media(real)] + [(p, 1) for p in find_media(fake)]
     if twice := {p for p, y in named if y == 0} & {p for p, y in named if y == 1}:
         raise ConfigError(f"{sorted(twice)[0]} is given as real and as fake", expected="one label a file")
-    detector = Detector.from_pretrained(model, adapter, **options)
+    detector = Detector.from_pretrained(model, adapter, provenance=False, **options)
     scores: list[float] = []
     labels: list[int] = []
     with progress_bar("judging", len(named)) as step:

@@ -24,6 +24,7 @@ from internvl_detect.detect.jobs import Asker, Job, score_of
 from internvl_detect.detect.question_rows import Asked
 from internvl_detect.errors import EXIT_INTERNAL, ConfigError, IvdetectError, MediaError
 from internvl_detect.media.image import Image, Limits, open_image
+from internvl_detect.media.provenance import provenance_of
 from internvl_detect.media.source import HEAD, name_of, sniff, sniff_file
 from internvl_detect.media.tiles import TileSettings, cut_tiles
 from internvl_detect.media.video import Clip, VideoLimits, open_video
@@ -49,6 +50,8 @@ class Detector:
         video_limits: VideoLimits | None = None,
         question: str | None = None,
         word_tokens: int = 64,
+        provenance: bool = True,
+        trust: str | None = None,
     ) -> None:
         self.loaded = loaded
         self.answerer = Answerer(loaded)
@@ -60,6 +63,7 @@ class Detector:
         self.calibration = calibration or Calibration.from_dict(loaded.settings.calibration)
         self.asker = Asker(self.answerer, self.calibration, word_tokens)
         self.limits, self.video_limits = limits, video_limits
+        self.provenance, self.trust = provenance, trust
         if question is not None and not question.strip():
             raise ConfigError("the question is empty", expected="a sentence", do="leave it out for the standard one")
         self.image_question, self.video_question = question or IMAGE_QUESTION, question or VIDEO_QUESTION
@@ -81,7 +85,9 @@ class Detector:
         """Load ``base`` ("nano" is the embedded model) with ``adapter``; see ``load_base`` for the rest.
 
         ``max_tiles`` and ``tile_mode`` override what is stored with the adapter. ``question`` replaces the standard
-        ones; its answer "yes" must mean fake. Raises CheckpointError, and ConfigError for settings that do not fit.
+        ones; its answer "yes" must mean fake. ``provenance`` adds what the file says of its origin as evidence, and
+        lets a valid C2PA manifest that says "made by AI" decide; ``trust`` is PEM text of trusted C2PA anchors. Raises
+        CheckpointError, and ConfigError for settings that do not fit.
         """
         loaded = load_base(base, adapter=adapter, dtype=dtype, device=device, attn=attn, quantize=quantize)
         change: dict[str, Any] = {"max_tiles": max_tiles, "mode": tile_mode}
@@ -170,6 +176,12 @@ class Detector:
         opened = self._read(media, frames)
         decoded = time.perf_counter()
         job = Job(name_of(media), opened, [], [], [], {"open_s": decoded - began})
+        if self.provenance:
+            job.origin = provenance_of(media, opened=opened, trust=self.trust)
+            if isinstance(opened, Image):
+                job.media = opened = dataclasses.replace(opened, data=b"")
+            job.timings["provenance_s"] = time.perf_counter() - decoded
+            decoded = time.perf_counter()
         if isinstance(opened, Image):
             self._add_picture(job, opened, regions, own)
         else:
@@ -187,7 +199,7 @@ class Detector:
             media.seek(0)
         if kind == "video":
             return open_video(media, frames=frames, limits=self.video_limits)
-        return open_image(media, limits=self.limits)  # says what it is when it is neither
+        return open_image(media, limits=self.limits, keep_bytes=self.provenance)  # says what it is when it is neither
 
     def _add_picture(self, job: Job, image: Image, regions: bool, own: str) -> None:
         tiles = cut_tiles(image.rgb, self.tiles)
@@ -238,8 +250,12 @@ class Detector:
     def _verdict(self, job: Job) -> Verdict:
         score = score_of(job)
         probability = self.calibration.probability(score)
+        decision = self.calibration.decide(probability)
         label: Label = job.kind_of_fake or "real"  # type: ignore[assignment]
-        notes = list(job.media.notes)
+        notes = [*job.media.notes, *job.origin.notes]
+        if reason := job.origin.decides:
+            notes.insert(0, decided_by_record(decision, probability))
+            decision, label = "fake", reason.details["says"]
         if self.loaded.settings.about:
             notes.insert(0, self.loaded.settings.about)
         if not self.calibration.fitted:
@@ -254,7 +270,7 @@ class Detector:
             kind="video" if isinstance(job.media, Clip) else "image",
             score=score,
             probability=probability,
-            decision=self.calibration.decide(probability),
+            decision=decision,
             label=label,
             model=self.loaded.name,
             timings={k: round(v, 6) for k, v in job.timings.items()} | {"total_s": round(sum(job.timings.values()), 6)},
@@ -263,6 +279,7 @@ class Detector:
             frames=frames,
             stretch=stretch,
             regions=self._regions(job),
+            evidence=job.origin.evidence,
             notes=tuple(notes),
             width=job.media.width,
             height=job.media.height,
@@ -273,6 +290,14 @@ class Detector:
         scores = job.scores("tile")
         found = [Region(box, score) for box, score in zip(job.boxes, scores, strict=True)]
         return tuple(sorted((r for r in found if self.calibration.probability(r.score) >= 0.5), key=lambda r: -r.score))
+
+
+def decided_by_record(decision: str, probability: float) -> str:
+    """The note of a verdict that a signed record decided, with what the pixels alone would have given."""
+    return (
+        "decided by the file's valid Content Credentials (C2PA), which say that AI made it or a part of it; "
+        f"from the pixels alone it would be: {decision}, probability {probability:.3f}"
+    )
 
 
 def _frames(job: Job, clip: Clip) -> tuple[Frame, ...]:

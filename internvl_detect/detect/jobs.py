@@ -15,6 +15,7 @@ import torch
 from internvl_detect.detect.aggregate import clip_score
 from internvl_detect.errors import CheckpointError, ResourceError
 from internvl_detect.media.image import Image
+from internvl_detect.media.provenance import Provenance
 from internvl_detect.media.video import Clip
 from internvl_detect.model.answer import Answerer, Prefilled, Request
 from internvl_detect.model.calibration import Calibration
@@ -39,6 +40,7 @@ class Job:
     kind_of_fake: str | None = None
     words: str | None = None
     own: Request | None = None
+    origin: Provenance = field(default_factory=Provenance)
 
     def scores(self, role: str) -> list[float]:
         """P(fake) of the requests of one role, in order."""

@@ -64,7 +64,7 @@ class Image:
     """A decoded picture. ``rgb`` is upright 8-bit RGB of ``width`` x ``height`` pixels; ``mode`` is how it was stored.
 
     ``notes`` say in words what was converted. ``metadata`` holds JSON-able values, see ``read_metadata``.
-    ``sha256`` is that of the file's bytes, ``n_bytes`` their number.
+    ``sha256`` is that of the file's bytes, ``n_bytes`` their number; ``data`` holds them where they were asked for.
     """
 
     rgb: PILImage.Image
@@ -77,10 +77,13 @@ class Image:
     notes: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
     path: str | None = None
+    data: bytes = field(default=b"", repr=False, compare=False)
 
 
-def open_image(source: Source, *, limits: Limits | None = None, allow_truncated: bool = False) -> Image:
-    """Decode one picture; of an animated or paged one, the first.
+def open_image(
+    source: Source, *, limits: Limits | None = None, allow_truncated: bool = False, keep_bytes: bool = False
+) -> Image:
+    """Decode one picture; of an animated or paged one, the first. ``keep_bytes`` keeps the file's bytes as ``data``.
 
     Raises ``MediaError`` for anything that is not a whole picture of a known format within ``limits``. With
     ``allow_truncated`` a file that ends early is decoded as far as it goes, and ``notes`` says so.
@@ -119,6 +122,7 @@ def open_image(source: Source, *, limits: Limits | None = None, allow_truncated:
         notes=tuple(facts["notes"]),
         metadata=facts["metadata"],
         path=path,
+        data=data if keep_bytes else b"",
     )
 
 

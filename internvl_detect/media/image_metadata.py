@@ -10,10 +10,14 @@ from typing import Any
 from PIL import ExifTags
 from PIL import Image as PILImage
 
+from internvl_detect.media.iptc import read_iim
+
 MAX_TEXT = 4096  # characters kept of one text value
-MAX_XMP = 65536
+MAX_XMP = 2**18
 MAX_VALUES = 200  # entries kept of one table
 _ORIENTATION = 0x0112
+_USER_COMMENT = 0x9286
+_IPTC_RESOURCE, _IPTC_TAG = 0x0404, 33723  # Photoshop's image resource, and the TIFF tag
 _IFDS = {"Exif": ExifTags.IFD.Exif, "GPSInfo": ExifTags.IFD.GPSInfo}
 _OWN_KEYS = {"exif", "icc_profile", "xmp", "XML:com.adobe.xmp", "photoshop", "mp", "frames", "metadata", "thumbnails"}
 
@@ -31,8 +35,9 @@ def read_metadata(picture: PILImage.Image, found: str) -> dict[str, Any]:
     """Of a loaded picture, before conversion.
 
     ``exif`` {tag name: text}; ``info`` {key: text or number}; ``text`` {keyword: text} (PNG text chunks, comments);
-    ``icc`` (bool) and ``icc_bytes``; ``xmp`` (bool) and ``xmp_text``; ``frames``; for JPEG ``quantization`` {table id:
-    64 numbers}, ``progressive`` (bool), ``sampling`` (each channel's horizontal and vertical factor), ``markers``.
+    ``icc`` (bool) and ``icc_bytes``; ``xmp`` (bool) and ``xmp_text``; ``iptc`` {name: text}; ``frames``; for JPEG
+    ``quantization`` {table id: 64 numbers in raster order}, ``progressive`` (bool), ``sampling`` (each channel's
+    horizontal and vertical factor), ``markers``, ``ducky`` (whether Photoshop's "Save for Web" left its marker).
     """
     info = dict(picture.info)
     profile, xmp = info.get("icc_profile") or b"", info.get("xmp") or info.get("XML:com.adobe.xmp") or ""
@@ -47,12 +52,16 @@ def read_metadata(picture: PILImage.Image, found: str) -> dict[str, Any]:
     }
     if xmp:
         kept["xmp_text"] = _text(xmp, MAX_XMP)
+    if iptc := _iptc(picture, info):
+        kept["iptc"] = iptc
     tables = getattr(picture, "quantization", None)
     if found == "JPEG" and tables:
         kept["quantization"] = {str(k): [int(v) for v in table] for k, table in tables.items()}
         kept["progressive"] = bool(info.get("progressive") or info.get("progression"))
         kept["sampling"] = [[int(v) for v in layer[1:3]] for layer in getattr(picture, "layer", [])]
-        kept["markers"] = [str(marker) for marker, _ in getattr(picture, "applist", [])][:MAX_VALUES]
+        segments = list(getattr(picture, "applist", []))[:MAX_VALUES]
+        kept["markers"] = [str(marker) for marker, _ in segments]
+        kept["ducky"] = any(marker == "APP12" and body.startswith(b"Ducky") for marker, body in segments)
     return kept
 
 
@@ -70,10 +79,31 @@ def _exif(picture: PILImage.Image) -> dict[str, str]:
         for name, ifd in _IFDS.items():
             names = ExifTags.GPSTAGS if name == "GPSInfo" else ExifTags.TAGS
             for tag, value in list(exif.get_ifd(ifd).items())[:MAX_VALUES] if ifd in exif else ():
-                kept[f"{name}.{names.get(tag, tag)}"] = _text(value, MAX_TEXT)
+                plain = _user_comment(value) if tag == _USER_COMMENT and name == "Exif" else value
+                kept[f"{name}.{names.get(tag, tag)}"] = _text(plain, MAX_TEXT)
     except Exception as error:  # noqa: BLE001 - hostile EXIF must not stop a picture whose pixels are fine
         kept["unreadable"] = _text(f"{type(error).__name__}: {error}", 200)
     return kept
+
+
+def _user_comment(value: Any) -> Any:
+    """The text of an EXIF UserComment, whose first eight bytes name its encoding (Exif 2.32, 4.6.5)."""
+    if not isinstance(value, bytes) or len(value) < 8:
+        return value
+    code, body = value[:8], value[8 : 8 + 4 * MAX_TEXT]
+    if code == b"UNICODE\0":
+        zeros = [body[i::2].count(0) for i in (0, 1)]  # of Latin letters one byte is zero: the first is big-endian
+        return body[: len(body) // 2 * 2].decode("utf-16-be" if zeros[0] >= zeros[1] else "utf-16-le", "replace")
+    return body if code in (b"ASCII\0\0\0", bytes(8)) else value
+
+
+def _iptc(picture: PILImage.Image, info: dict[Any, Any]) -> dict[str, str]:
+    resources = info.get("photoshop")
+    data = resources.get(_IPTC_RESOURCE) if isinstance(resources, dict) else None
+    tags = getattr(picture, "tag_v2", None)
+    if data is None and tags is not None:
+        data = tags.get(_IPTC_TAG)
+    return read_iim(data, MAX_TEXT) if isinstance(data, bytes) else {}
 
 
 def _frames(picture: PILImage.Image) -> int:
@@ -104,4 +134,8 @@ def _text(value: Any, most: int) -> str:
     if isinstance(value, (bytes, bytearray)):
         text = bytes(value[:most]).decode("utf-8", "replace").replace("\0", " ").strip()
         value = text if text.count("\ufffd") <= 0.05 * len(text) else f"{len(value)} bytes"
-    return str(value)[:most]
+    text = str(value[: 2**20] if isinstance(value, str) else value)
+    if len(text) <= most:
+        return text
+    tail = most // 4 if most == MAX_TEXT else 0  # a long prompt's settings stand behind it
+    return f"{text[: most - tail - 6]} [..] {text[-tail:]}" if tail else text[:most]

@@ -168,7 +168,11 @@ class _Reader:
                 sha256=digest,
                 notes=tuple(dict.fromkeys(self.notes)),
                 path=path,
-                metadata={**_tags(container), "container": self.demuxer, "pixel_format": stream.codec_context.pix_fmt},
+                metadata={
+                    **_tags(container, stream),
+                    "container": self.demuxer,
+                    "pixel_format": stream.codec_context.pix_fmt,
+                },
             )
 
     def _open(self) -> Any:
@@ -316,8 +320,9 @@ def _rate(stream: Any, packets: Packets) -> float:
     return 25.0
 
 
-def _tags(container: Any) -> dict[str, Any]:
-    return {"tags": {str(k)[:200]: str(v)[:4096] for k, v in list(container.metadata.items())[:200]}}
+def _tags(container: Any, stream: Any) -> dict[str, Any]:
+    held = {"tags": container.metadata, "stream_tags": stream.metadata}
+    return {name: {str(k)[:200]: str(v)[:4096] for k, v in list(tags.items())[:200]} for name, tags in held.items()}
 
 
 def _because(words: str) -> str:

@@ -69,7 +69,7 @@ def render(
     limits = words.thresholds(made_with)
     notes = [words.model_notes(v) for v in verdicts]
     shared = [note for note in dict.fromkeys(n for found in notes for n in found) if all(note in f for f in notes)]
-    return _template().generate(
+    return template().generate(
         title=words.visible(title, 200),
         made_at=words.visible(made_with["made at"], 80),
         summary=words.summary(counts),
@@ -83,7 +83,7 @@ def render(
     )
 
 
-def thumbnail(image: Image.Image, long_side_px: int = LONG_SIDE_PX) -> bytes:
+def thumbnail(image: Image.Image, long_side_px: int = LONG_SIDE_PX, quality: int = _QUALITY) -> bytes:
     """A JPEG without metadata whose long side is at most ``long_side_px``; small pictures are not enlarged."""
     scale = min(1.0, long_side_px / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -92,13 +92,14 @@ def thumbnail(image: Image.Image, long_side_px: int = LONG_SIDE_PX) -> bytes:
     bare = Image.new("RGB", small.size)
     bare.paste(small)
     out = io.BytesIO()
-    bare.save(out, "JPEG", quality=_QUALITY, optimize=True)
+    bare.save(out, "JPEG", quality=quality, optimize=True)
     return out.getvalue()
 
 
 @cache
-def _template() -> jinja2.Template:
-    text = resources.files(__package__).joinpath("report.html.j2").read_text("utf-8")
+def template(name: str = "report.html.j2") -> jinja2.Template:
+    """A page of this folder, with autoescape on and no undefined names."""
+    text = resources.files(__package__).joinpath(name).read_text("utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -138,11 +139,12 @@ def _card(
         "words": words.visible(row.words or ""),
         "evidence": [
             {
-                "source": words.visible(e.source, 80),
+                "source": words.evidence_name(e),
+                "strength": words.strength(e),
                 "summary": words.visible(e.summary),
                 "score": None if e.score is None else words.number(e.score, 2),
                 "disagrees": words.disagrees(row, e),
-                "details": words.facts(e.details),
+                "details": words.facts({k: v for k, v in e.details.items() if k not in ("strength", "says")}),
             }
             for e in row.evidence
         ],
@@ -162,7 +164,8 @@ def _details(verdict: Verdict, limits: tuple[float, float] | None) -> Iterator[t
         )
     yield "Decision", words.visible(verdict.decision, 80)
     yield "Likeliest kind", words.visible(verdict.label, 80).replace("_", " ")
-    yield "Model", words.visible(verdict.model, 300)
+    yield "Model and adapter", words.visible(verdict.model, 300)
+    yield "Calibration", "fitted on files of known label" if verdict.calibrated else "none"
     if verdict.width and verdict.height:
         yield "Size", f"{verdict.width} × {verdict.height} px"
     if verdict.sha256:

@@ -53,7 +53,8 @@ def _section(verdict: Verdict) -> list[str]:
         ("probability", words.number(verdict.probability)),
         ("decision", escape(verdict.decision)),
         ("likeliest kind", escape(verdict.label)),
-        ("model", escape(verdict.model)),
+        ("model and adapter", escape(verdict.model)),
+        ("calibration", "fitted on files of known label" if verdict.calibrated else "none"),
     ]
     if verdict.width and verdict.height:
         table.append(("size", f"{verdict.width} x {verdict.height} px"))
@@ -67,7 +68,10 @@ def _section(verdict: Verdict) -> list[str]:
     for item in verdict.evidence:
         score = "" if item.score is None else f" (score {words.number(item.score, 2)})"
         other = ". **Points the other way.**" if words.disagrees(verdict, item) else ""
-        table.append((f"evidence, {escape(item.source)}", f"{escape(item.summary)}{score}{other}"))
+        weight = f" ({words.strength(item)})" if words.strength(item) else ""
+        table.append(
+            (f"evidence, {escape(words.evidence_name(item))}{weight}", f"{escape(item.summary)}{score}{other}")
+        )
     table += [("note", escape(note)) for note in [*words.model_notes(verdict), *words.file_notes(verdict)]]
     return [*lines, "| | |", "|---|---|", *[f"| {name} | {value} |" for name, value in table]]
 

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from internvl_detect import __version__
 from internvl_detect.data.jsonl import atomically
 from internvl_detect.data.survey.whole import MAX_KEPT, Survey
 from internvl_detect.report.contact_sheet import Cell
+from internvl_detect.report.html import template
 from internvl_detect.report.survey_words import summary
 from internvl_detect.report.words import visible
 
@@ -107,7 +104,7 @@ def render(report: Mapping[str, Any], *, sheet: Sequence[Cell] = ()) -> Iterator
     """The pieces of the page, one after the other."""
     comparisons = [_comparison(one) for one in report["shortcuts"]]
     levels = {one["code"]: one for one in report["summary"]}
-    return _template().generate(
+    return template("survey.html.j2").generate(
         root=visible(report["root"] or "the rows given", 300),
         files=report["files"],
         usable=report["usable"],
@@ -180,12 +177,3 @@ def _hint(row: Mapping[str, Any]) -> str:
 def _line(one: Mapping[str, Any]) -> str:
     do = "see the first lines" if one["code"] == "shortcut" else one["do"]
     return f"{one['level']:<7} {one['n']:>7} {one['what']}" + (f" -> {do}" if do else "") + f" [{one['code']}]"
-
-
-@cache
-def _template() -> jinja2.Template:
-    text = resources.files(__package__).joinpath("survey.html.j2").read_text("utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(text)

@@ -56,6 +56,7 @@ def print_row(row: words.Row, console: Console, *, verbose: bool = False) -> Non
         _say(console, Text(f"  {words.visible(row.error)}", style="red"))
         return
     number = words.percent(row.probability) if row.calibrated else words.number(row.score, 2)
+    number = "signed" if words.deciding(row) else number
     line.append(f"{number:>8}  ")
     part = row.stretch
     tail = f"  {words.clock(part.start_s)} to {words.clock(part.end_s)}" if part else ""
@@ -86,7 +87,7 @@ def _details(verdict: Verdict) -> Iterator[tuple[str, str]]:
     for item in verdict.evidence:
         score = "" if item.score is None else f" (score {words.number(item.score, 2)})"
         other = " [points the other way]" if words.disagrees(verdict, item) else ""
-        yield "evidence", f"{words.visible(item.source, 80)}: {words.visible(item.summary)}{score}{other}"
+        yield "evidence", f"{words.evidence_name(item)}: {words.visible(item.summary)}{score}{other}"
     for note in [*words.model_notes(verdict), *words.file_notes(verdict)]:
         yield "note", note
     if verdict.width and verdict.height:

@@ -40,9 +40,19 @@ HOW_TO_READ = (
     "compression and screenshots hide traces.",
     '"Can\'t tell" is an answer: the score lies between the two thresholds. An earlier or larger copy of the file may '
     "settle it.",
+    "What a file says of its own origin is evidence beside the score: only a valid signed record (Content Credentials) "
+    "decides by itself, the rest anyone could have written, and its absence proves nothing.",
     "Words and marked regions are the model's account of its answer; it can be right for a wrong reason.",
     "Compare with what does not depend on a model: the source, the date, other copies, the people shown.",
 )
+EVIDENCE = {  # source -> its name for people; others are shown as they are
+    "c2pa": "Signed record (C2PA)",
+    "generator_text": "A generator's text",
+    "metadata": "Metadata",
+    "jpeg_history": "JPEG history",
+    "container": "Container",
+}
+STRENGTHS = {"decides": "decides", "strong": "strong", "weak": "a hint", "none": "proves nothing"}
 _BIDI = set("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _LINE_ENDS = set("\u2028\u2029")
 
@@ -102,6 +112,9 @@ def explanation(verdict: Verdict) -> str:
     """What the headline means, in one or two sentences."""
     thing = "clip" if verdict.kind == "video" else "picture"
     state = outcome(verdict)
+    if record := deciding(verdict):
+        said = f"The {thing} itself says so, in a signed record that holds; that decided, not the score."
+        return f"{said} {visible(record.summary)}"
     if state == "fake":
         reason = _FAKE_REASONS.get(verdict.label, "The model finds signs that this {thing} was made or changed.")
         return reason.format(thing=thing)
@@ -110,8 +123,17 @@ def explanation(verdict: Verdict) -> str:
     return f"The model found nothing it looks for. That does not prove that this {thing} is real."
 
 
+def deciding(verdict: Verdict) -> Evidence | None:
+    """The evidence that decided by itself, whatever the score; None where the score did."""
+    if outcome(verdict) != "fake":
+        return None
+    return next((e for e in verdict.evidence if e.details.get("strength") == "decides"), None)
+
+
 def number_meaning(verdict: Verdict) -> str:
     """What the number behind the verdict says, and what it does not."""
+    if deciding(verdict):
+        return f"The score of the pixels alone is {number(verdict.score)}; the file's signed record decided, not it."
     if not verdict.calibrated:
         return (
             f"Not calibrated: {number(verdict.score)} is the model's raw score. It puts files in order, but does not "
@@ -125,6 +147,8 @@ def number_meaning(verdict: Verdict) -> str:
 
 def number_in_short(verdict: Verdict) -> str:
     """The number for one line: "97% probability" when calibrated, else "score 0.97, uncalibrated"."""
+    if deciding(verdict):
+        return "decided by its signed record"
     if verdict.calibrated:
         return f"{percent(verdict.probability)} probability of fake"
     return f"score {number(verdict.score, 2)}, uncalibrated"
@@ -179,11 +203,25 @@ def _about_model(note: str) -> bool:
 
 
 def disagrees(verdict: Verdict, evidence: Evidence) -> bool:
-    """Whether a piece of evidence with a score points clearly the other way than the decision."""
+    """Whether a piece of evidence points clearly the other way than the decision: by its score, or by what it says."""
     score, state = evidence.score, outcome(verdict)
+    if evidence.details.get("strength") in ("decides", "strong"):
+        says = evidence.details.get("says")
+        if (state == "authentic" and says in ("ai_generated", "tampered")) or (state == "fake" and says == "camera"):
+            return True
     if score is None or not math.isfinite(score):
         return False
     return (state == "fake" and score <= 0.3) or (state == "authentic" and score >= 0.7)
+
+
+def evidence_name(evidence: Evidence) -> str:
+    """What to call a piece of evidence."""
+    return EVIDENCE.get(evidence.source) or visible(evidence.source, 80)
+
+
+def strength(evidence: Evidence) -> str:
+    """How much a piece of evidence says, in words; "" where it is not known."""
+    return STRENGTHS.get(str(evidence.details.get("strength")), "")
 
 
 def thresholds(made_with: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from internvl_detect.media.image import Limits, open_image
 from internvl_detect.media.image_metadata import orientation_of, read_metadata
 from internvl_detect.media.jpeg_damage import jpeg_damage
 from internvl_detect.media.pixels import least_marked, turn_upright
+from internvl_detect.media.provenance.jpeg_tables import nearest_quality
 from internvl_detect.media.source import HEAD, picture_format, read_source
 from internvl_detect.media.truncated import what_is_missing
 
@@ -36,11 +36,6 @@ _FLAT = 8  # grey levels; less contrast than this over the whole picture tells p
 _GREY_PX = 72  # shorter side of what the hash is made from
 _BETWEEN = (0.1, 0.9)  # of a mask's brightest value: neither black nor white
 # ITU-T T.81, table K.1, in reading order: what quality 50 of the usual encoders means.
-_LUMINANCE = np.array(
-    [16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56]
-    + [14, 17, 22, 29, 51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92]
-    + [49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99]
-)
 _SUBSAMPLING = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:0", (4, 1): "4:1:1"}
 
 
@@ -156,29 +151,13 @@ def _jpeg(data: bytes) -> FileFacts:
         format="JPEG",
         mode=mode,
         tables=hashlib.blake2b(repr(sorted(tables.items())).encode(), digest_size=5).hexdigest() if tables else "",
-        quality=jpeg_quality(tuple(tables.get("0", ()))),
+        quality=nearest_quality(tuple(tables.get("0", ()))),
         sampling=_sampling(factors),
         progressive=metadata.get("progressive", False),
         **_said(metadata, data),
         **_hashes(turn_upright(picture, turn)[0]),
         **_bytes(data),
     )
-
-
-@lru_cache(maxsize=1024)
-def jpeg_quality(table: tuple[int, ...]) -> int:
-    """The quality, 1 to 100, whose luminance table in the IJG's scaling is nearest to this one; 0 without a table."""
-    if len(table) != 64:
-        return 0
-    return int(np.abs(_usual_tables() - np.array(table)).sum(axis=1).argmin()) + 1
-
-
-@lru_cache(maxsize=1)
-def _usual_tables() -> np.ndarray:
-    """(100, 64): libjpeg's ``jpeg_quality_scaling`` of table K.1 for quality 1 to 100."""
-    quality = np.arange(1, 101)
-    scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    return np.clip((_LUMINANCE * scale[:, None] + 50) // 100, 1, 255)
 
 
 def _sampling(factors: list[list[int]]) -> str:
