@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import readme_tree
 from dataset_makers import fill
-from internvl_detect.cli.survey import check_rows, rows_of
 from PIL import Image
 from typer.testing import CliRunner
 
 from internvl_detect import cli
+from internvl_detect.cli.data_check import check_rows, rows_of
 from internvl_detect.data.conversations.check import DatasetCounts, Report
 from internvl_detect.data.datasets.readers import find_datasets
 from internvl_detect.data.forge.folder import forge_folder
@@ -140,6 +140,12 @@ def test_what_was_left_out_while_reading_is_told_and_named_when_nothing_is_left(
     with pytest.raises(DataError, match='unknown label "what"'):
         prepare(tmp_path / "none.csv", tmp_path / "none")
     assert (tmp_path / "none" / "findings.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("seconds", [1e-300, 0.01, -1, float("nan")])
+def test_stretches_without_length_are_refused(seconds):
+    with pytest.raises(ConfigError, match="stretches"):
+        PrepareOptions(clip_s=seconds)
 
 
 def test_prepared_data_among_the_datasets_are_no_dataset(tree):
