@@ -142,6 +142,12 @@ def test_what_was_left_out_while_reading_is_told_and_named_when_nothing_is_left(
     assert (tmp_path / "none" / "findings.jsonl").read_text().count("\n") == 1
 
 
+@pytest.mark.parametrize("seconds", [1e-300, 0.01, -1, float("nan")])
+def test_stretches_without_length_are_refused(seconds):
+    with pytest.raises(ConfigError, match="stretches"):
+        PrepareOptions(clip_s=seconds)
+
+
 def test_prepared_data_among_the_datasets_are_no_dataset(tree):
     def found() -> set[str]:
         return {f"{one.folder}/{one.part}" for one in find_datasets(tree, note=lambda finding: None)}

@@ -33,6 +33,7 @@ from internvl_detect.data.prepare.one_file import FRAMES, Job, Made, convert_fil
 from internvl_detect.data.prepare.splits import Places
 from internvl_detect.errors import ConfigError, DataError, OutputError
 
+MIN_CLIP_S = 0.1  # shorter than the frames of a clip are apart, a minute would be rows without end
 _SPOOL = ".unfinished-rows.jsonl"
 
 
@@ -62,6 +63,8 @@ class PrepareOptions:
             raise ConfigError(f"video {self.video!r}", expected="clips or frames")
         if self.frame_format not in FORMATS:
             raise ConfigError(f"frame format {self.frame_format!r}", expected=" or ".join(FORMATS))
+        if not (self.clip_s == 0 or self.clip_s >= MIN_CLIP_S):
+            raise ConfigError(f"stretches of {self.clip_s:g} s", expected=f"{MIN_CLIP_S:g} s or more, or 0: uncut")
 
 
 @dataclass
