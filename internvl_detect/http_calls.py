@@ -2,7 +2,7 @@
 
 What a stranger's server may do is bounded: an answer has a largest size and a deadline that dripping bytes do not
 extend, redirects are never followed (a token would go with them), TLS is verified. Proxies of the environment are not
-used. Not here: what is asked (``client`` for our own server, ``detect.openai_server`` for others').
+used. Not here: what is asked (``client`` for our own server, ``detect.openai_asker`` for others').
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 Kind = Literal["image", "video"]
 Decision = Literal["authentic", "unsure", "fake"]
-Label = Literal["real", "ai_generated", "tampered", "deepfake"]
+Label = Literal["real", "ai_generated", "tampered", "deepfake", "fake"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Verdict:
     """The answer for one picture or clip.
 
     ``score`` is the model's raw P(fake) in [0, 1]; ``probability`` the same after calibration; ``decision`` follows
-    from ``probability`` and two thresholds. ``label`` is the likeliest kind. ``timings`` are seconds by stage.
+    from ``probability`` and two thresholds. ``label`` is the likeliest kind, "fake" where whoever answered could not
+    tell which. ``timings`` are seconds by stage.
     """
 
     path: str
