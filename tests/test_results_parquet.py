@@ -20,7 +20,8 @@ from internvl_detect.verdict import Evidence, Failure, Frame, Region, Stretch, V
 ROW = Verdict(
     "a.png", "video", 0.25, 0.5, "unsure", "real", "nano", {"open_s": 0.1, "total_s": 0.3}, True, "No.",
     (Frame(3, 0.5, 0.2),), Stretch(0.0, 1.0, 0.9), (Region((1, 2, 3, 4), 0.7),),
-    (Evidence("c2pa", "signed", None, {"strength": "strong", "n": [1, {"x": None}]}),), ("a note",), 640, 480, "ab" * 32,
+    (Evidence("c2pa", "signed", None, {"strength": "strong", "n": [1, {"x": None}]}),), ("a note",), 640, 480,
+    "ab" * 32,
 )  # fmt: skip
 NAMES = st.text(max_size=8) | st.binary(max_size=6).map(os.fsdecode)
 

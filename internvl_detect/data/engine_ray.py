@@ -97,7 +97,6 @@ def start_ray(workers: int) -> None:
     """Joins the cluster of RAY_ADDRESS, or starts Ray here; leaves a Ray that runs already as it is."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else Ray tells of dead workers on standard output
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its core tells of actors on standard error
     try:
         import ray
         import ray.data
