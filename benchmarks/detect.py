@@ -78,7 +78,7 @@ class Plain:
 
     def one(self, path: Path) -> float:
         tiles = cut_tiles(open_image(path).rgb, self.tiles)
-        ids = torch.tensor([self.detector._encode(IMAGE_QUESTION, [len(tiles)], "image")])
+        ids = torch.tensor([self.detector.asker.encode(IMAGE_QUESTION, [len(tiles)])])
         pixels = torch.from_numpy(tiles.normalised()).to(self.model.dtype)
         out = self.model(input_ids=ids, pixel_values=pixels, use_cache=True)  # logits of every position
         first = out.logits[:, -1]
@@ -87,8 +87,8 @@ class Plain:
             said.append(int(token))
             out = self.model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
             token = out.logits[:, -1].argmax(-1, keepdim=True)
-        self.detector.answerer.tokenizer.decode(said)
-        return float(p_fake(first, self.detector.answerer.sets))
+        self.detector.asker.answerer.tokenizer.decode(said)
+        return float(p_fake(first, self.detector.asker.answerer.sets))
 
 
 def ours(detector: Detector, batch: int, explain: bool) -> Callable[[list[Path]], list[float]]:
@@ -120,9 +120,9 @@ def profile(detector: Detector, paths: list[Path]) -> dict[str, float]:
 
     opened, pictures_ = timed(lambda: [open_image(p) for p in paths])
     tiled, tiles = timed(lambda: [cut_tiles(p.rgb, detector.tiles) for p in pictures_])
-    answerer = detector.answerer
+    answerer = detector.asker.answerer
     prompts, requests = timed(
-        lambda: [Request(detector._encode(IMAGE_QUESTION, [len(t)], "image"), t.pixels) for t in tiles]
+        lambda: [Request(detector.asker.encode(IMAGE_QUESTION, [len(t)]), t.pixels) for t in tiles]
     )
     vision, _ = timed(lambda: answerer._seen([r.tiles for r in requests]))
     whole, _ = timed(lambda: answerer.prefill(requests))

@@ -27,7 +27,8 @@ from internvl_detect.evaluate.metrics import auc, balanced_accuracy, counts_at, 
 from internvl_detect.media.tiles import cut_tiles, normalise
 from internvl_detect.model.checkpoint import LoadedModel, load_base
 from internvl_detect.model.prompts import IMAGE_QUESTION, encode_question
-from internvl_detect.model.score import p_fake, yes_no_sets
+from internvl_detect.model.score import p_fake
+from internvl_detect.model.yes_no import yes_no_sets
 
 
 @torch.inference_mode()

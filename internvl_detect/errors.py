@@ -76,3 +76,9 @@ class ResourceError(IvdetectError):
     """The machine is too small for the settings: memory, above all."""
 
     exit_code = 7
+
+
+class ServerError(IvdetectError):
+    """A server that cannot be reached, is busy for too long, or answers what it should not."""
+
+    exit_code = 8

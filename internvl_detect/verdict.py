@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 Kind = Literal["image", "video"]
 Decision = Literal["authentic", "unsure", "fake"]
-Label = Literal["real", "ai_generated", "tampered", "deepfake"]
+Label = Literal["real", "ai_generated", "tampered", "deepfake", "fake"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Verdict:
 
     ``score`` is the model's raw P(fake) in [0, 1]; ``probability`` the same after calibration; ``decision`` follows
     from ``probability`` and two thresholds, unless a piece of evidence decides (``notes`` say so). ``label`` is the
-    likeliest kind. ``timings`` are seconds by stage.
+    likeliest kind, "fake" where whoever answered could not tell which. ``timings`` are seconds by stage.
     """
 
     path: str

@@ -15,8 +15,8 @@ PACKAGE = ROOT / "internvl_detect"
 # Each room may import from rooms of a lower number only, or from itself.
 FLOORS = {
     "errors": 0, "questions": 0,
-    "verdict": 1, "progress": 1, "files": 1,
-    "media": 2, "config": 2,
+    "verdict": 1, "progress": 1, "files": 1, "http_calls": 1,
+    "uploads": 2, "media": 2, "config": 2, "client": 3,
     "data": 3, "model": 3,
     "evaluate": 4, "report": 4,
     "train": 5, "detect": 5,
@@ -31,6 +31,7 @@ DATA_FLOORS = {
     "prepare": 3, "shards": 3, "samples": 3,
 }  # fmt: skip
 LIGHT = ("errors", "questions", "verdict", "progress", "files", "config", "media", "data", "report")
+LIGHT += ("http_calls", "uploads", "client")
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 NEVER = {"torchvision", "timm", "decord", "mmcv", "pickle", "gradio"}
 

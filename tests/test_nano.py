@@ -25,8 +25,8 @@ from internvl_detect.model.checkpoint import load_base
 from internvl_detect.model.embedded import ABOUT, FOLDER
 from internvl_detect.model.nano import TILES, Shape, initial_state, shape_of, to_original, write_original
 from internvl_detect.model.prompts import SYSTEM_MESSAGE
-from internvl_detect.model.score import yes_no_sets
 from internvl_detect.model.tokenizer import build_tokenizer, encode_text
+from internvl_detect.model.yes_no import yes_no_sets
 from internvl_detect.train.nano_corpus import find_photographs, make_pair, split_of
 from internvl_detect.train.rebuild import load_autoencoder, load_own, new_autoencoder, rebuild, save_autoencoder
 

@@ -10,7 +10,25 @@ from typing import Annotated, Any
 
 import typer
 
-from internvl_detect.cli.options import Adapter, BatchSize, Device, Dtype, Frames, Json, MaxTiles, Model, Trust
+from internvl_detect.cli.options import (
+    Adapter,
+    Backend,
+    BatchSize,
+    Device,
+    Dtype,
+    Frames,
+    Json,
+    MaxTiles,
+    Model,
+    RayWorkers,
+    ScanEngine,
+    ServedModel,
+    Server,
+    Timeout,
+    TokenEnv,
+    Trust,
+    Url,
+)
 
 commands = typer.Typer()
 
@@ -52,6 +70,14 @@ def detect(
         bool, typer.Option("--no-provenance", help="Leave out what the file says of its own origin.")
     ] = False,
     trust: Trust = None,
+    backend: Backend = "local",
+    url: Url = None,
+    served_model: ServedModel = None,
+    server: Server = None,
+    token_env: TokenEnv = None,
+    timeout: Timeout = 300,
+    engine: ScanEngine = "local",
+    ray_workers: RayWorkers = 0,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show notes, timings and frames.")] = False,
 ) -> None:
     """Judge pictures and clips: score, decision, and words when asked for.
@@ -61,9 +87,14 @@ def detect(
       ivdetect detect folder/ --out results.jsonl --resume --report report.html
       find . -name '*.jpg' | ivdetect detect - --json
       ivdetect detect --questions test.jsonl --explain --fakeshield --out answers.jsonl
+      ivdetect detect folder/ --backend openai --url http://gpu:8000/v1 --adapter runs/mine/adapter --out results.jsonl
+      ivdetect detect folder/ --engine ray --out results.parquet
     """
     from internvl_detect.detect.command import DetectCommand
+    from internvl_detect.detect.engines import Where
     from internvl_detect.media.provenance import read_anchors
+
+    where = Where(backend, engine, url, served_model, server, token_env, timeout, ray_workers)
 
     command = DetectCommand(
         explain=explain,
@@ -81,6 +112,7 @@ def detect(
         verbose=verbose,
         questions=questions,
         image_root=image_root,
+        where=where,
     )
     options: dict[str, Any] = {"dtype": dtype, "device": device, "attn": attn, "quantize": quantize}
     options |= {"max_tiles": max_tiles, "tile_mode": tile_mode, "question": question, "word_tokens": max_words}

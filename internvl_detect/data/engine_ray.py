@@ -30,7 +30,7 @@ def run_on_ray(
 
     Raises ConfigError where Ray is not installed or the cluster cannot be reached, and what ``work`` raises.
     """
-    _start(workers)
+    start_ray(workers)
     source = iter(items)
     per_worker = FIRST_CHUNKS
     while window := list(itertools.islice(source, workers * per_worker * chunk)):
@@ -46,12 +46,9 @@ def run_on_ray(
 
 def _run(work: Callable[[T], R], chunks: list[list[T]], workers: int) -> Iterator[list[R] | None]:
     """The results of each chunk in order; None where the worker died."""
-    import ray
     from ray.cloudpickle import dumps, loads
 
-    # All travels as bytes: Arrow would bring items of different keys to one schema, and change them.
     called = dumps(work)
-    rows = [{"chunk": number, "blob": dumps(part)} for number, part in enumerate(chunks)]
 
     def each(row: dict[str, Any]) -> dict[str, Any]:
         try:  # also the imports that ``work`` needs: what is raised here would look to Ray like a dead worker
@@ -60,27 +57,43 @@ def _run(work: Callable[[T], R], chunks: list[list[T]], workers: int) -> Iterato
             done = error
         return {"chunk": row["chunk"], "blob": dumps(done)}
 
-    data: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray 2.60 announces for 2.64 that max_retries will be given in another way
-        data = data.map(each, concurrency=min(workers, len(rows)), max_retries=0)
-    data.context.max_errored_blocks = -1
-    data.context.enable_progress_bars = False
-    data.context.execution_options.preserve_order = True
+    how = {"concurrency": min(workers, len(chunks)), "max_retries": 0}
     due = 0
-    for row in data.iter_rows():
-        for _ in range(due, row["chunk"]):
+    for number, done in stream(each, chunks, how, ordered=True):
+        for _ in range(due, number):
             yield None
-        due = row["chunk"] + 1
-        done = loads(row["blob"])
-        if isinstance(done, Exception):
-            raise done
+        due = number + 1
         yield done
     for _ in range(due, len(chunks)):
         yield None
 
 
-def _start(workers: int) -> None:
+def stream(call: Any, chunks: list[Any], how: dict[str, Any], *, ordered: bool) -> Iterator[tuple[int, Any]]:
+    """(number, result) of each chunk that comes back; none of a chunk whose worker died.
+
+    ``call`` is a function of a row with ``chunk`` and ``blob``, or a class of such: Ray's actors, one object each. All
+    travels as bytes: Arrow would bring items of different keys to one schema, and change them. ``how`` is for
+    Dataset.map. Raises what ``call`` gives as an exception in place of a result.
+    """
+    import ray
+    from ray.cloudpickle import dumps, loads
+
+    rows = [{"chunk": number, "blob": dumps(part)} for number, part in enumerate(chunks)]
+    data: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray 2.60 announces for 2.64 that max_retries will be given in another way
+        data = data.map(call, **how)
+    data.context.max_errored_blocks = -1
+    data.context.enable_progress_bars = False
+    data.context.execution_options.preserve_order = ordered
+    for row in data.iter_rows():
+        done = loads(row["blob"])
+        if isinstance(done, Exception):
+            raise done
+        yield row["chunk"], done
+
+
+def start_ray(workers: int) -> None:
     """Joins the cluster of RAY_ADDRESS, or starts Ray here; leaves a Ray that runs already as it is."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else Ray tells of dead workers on standard output
@@ -102,7 +115,7 @@ def _start(workers: int) -> None:
         ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **machine)
     except Exception as error:  # noqa: BLE001 - whatever keeps a cluster from starting or from being reached
         found = f"Ray could not be started or joined: {' '.join(str(error).split())[:200]}"
-        raise ConfigError(found, do="check RAY_ADDRESS, or use --engine processes") from None
+        raise ConfigError(found, do="check RAY_ADDRESS, or leave --engine out") from None
     finally:
         os.environ.pop("PYTHONPATH")
         if before is not None:

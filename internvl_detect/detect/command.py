@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from internvl_detect.detect.engines import Engine, Where, fits, open_engine
 from internvl_detect.detect.inputs import find_media
 from internvl_detect.detect.question_rows import Asked, asked_rows
-from internvl_detect.detect.results_file import ResultsFile, encode_row, load_rows
+from internvl_detect.detect.results_file import ResultsFile, encode_row, load_rows, open_results
 from internvl_detect.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError
 from internvl_detect.progress import progress_bar
 from internvl_detect.verdict import Failure, Verdict
@@ -36,6 +37,7 @@ class DetectCommand:
     verbose: bool = False
     questions: Path | None = None
     image_root: Path | None = None
+    where: Where = field(default_factory=Where)
 
     def run(self, arguments: Sequence[str], model: str, adapter: str | None, **options: Any) -> int:
         """Judge everything that ``arguments``, or the question file, mean and give the exit code.
@@ -46,16 +48,16 @@ class DetectCommand:
             raise ConfigError("--resume without --out", expected="the file to go on with", do="add --out FILE")
         files = self._files(arguments)
         with contextlib.ExitStack() as stack:
-            results = stack.enter_context(ResultsFile(self.out, resume=self.resume)) if self.out else None
+            results = stack.enter_context(open_results(self.out, resume=self.resume)) if self.out else None
             left = [f for f in files if _key(f) not in results.done] if results else files
             if len(left) < len(files):
                 _say(f"{len(files) - len(left)} of {len(files)} files have a verdict already")
             if not left:
                 return EXIT_OK
-            detector = self._detector(model, adapter, options)
+            engine = self._engine(model, adapter, options)
             done: list[Verdict | Failure] = []
             codes: list[int] = []
-            rows = self._handled(self._judged(detector, left), results, done, codes)
+            rows = self._handled(self._judged(engine, left), results, done, codes)
             if self.as_json:
                 for _, content in rows:
                     sys.stdout.buffer.write(encode_row(content))
@@ -67,7 +69,7 @@ class DetectCommand:
 
                 print_rows((row for row, _ in rows), Console(), verbose=self.verbose)
             if self.report:
-                self._write_report(done, detector)
+                self._write_report(done, engine)
         return self._end(codes, bool(results and results.done))
 
     def _files(self, arguments: Sequence[str]) -> Sequence[str | Asked | Failure]:
@@ -100,31 +102,29 @@ class DetectCommand:
                 done.append(row)
             yield row, content
 
-    def _detector(self, model: str, adapter: str | None, options: dict[str, Any]) -> Any:
+    def _engine(self, model: str, adapter: str | None, options: dict[str, Any]) -> Engine:
         from internvl_detect.detect.calibrate_files import read_calibration
-        from internvl_detect.detect.detector import Detector
 
+        if self.where.server is not None and self.questions is not None:
+            raise ConfigError("--questions with --server", expected="files or folders")
         calibration = read_calibration(self.calibration) if self.calibration else None
-        detector = Detector.from_pretrained(model, adapter, calibration=calibration, **options)
-        if calibration and calibration.model not in ("", detector.loaded.name):
-            raise ConfigError(
-                f"{self.calibration} was fitted on scores of {calibration.model}",
-                expected=f"one of {detector.loaded.name}",
-                do="run 'ivdetect calibrate' with this model",
-            )
-        for note in detector.loaded.notes:
-            _say(f"{detector.loaded.name}: {note}")
-        return detector
+        engine = open_engine(self.where, model, adapter, calibration, options)
+        for note in (*engine.notes, fits(calibration, engine, self.where, self.calibration)):
+            if note:
+                _say(f"{engine.name}: {note}")
+        return engine
 
-    def _judged(self, detector: Any, files: Sequence[str | Asked | Failure]) -> Iterator[tuple[Verdict | Failure, str]]:
+    def _judged(
+        self, engine: Engine, files: Sequence[str | Asked | Failure]
+    ) -> Iterator[tuple[Verdict | Failure, str]]:
         """Each row with the question of its file, where a question file gave one."""
         rows_are_shown = not self.as_json and sys.stdout.isatty()  # then they are the progress
         with progress_bar("judging", len(files), shown=not rows_are_shown) as step:
             options = {"explain": self.explain, "frames": self.frames, "regions": self.regions}
-            batches = {"batch_size": self.batch_size, "workers": self.workers}
-            rows = detector.detect_many(files, **options, **batches)
-            for file, row in zip(files, rows, strict=True):
+            rows = engine.rows(files, **options, batch_size=self.batch_size, workers=self.workers)
+            for at, row in rows:
                 step(1)
+                file = files[at]
                 yield row, file.question if isinstance(file, Asked) else ""
 
     def _row(self, row: Verdict | Failure) -> dict[str, Any]:
@@ -136,14 +136,13 @@ class DetectCommand:
             content |= {"image": row.path, "outputs": said}
         return content
 
-    def _write_report(self, rows: list[Verdict | Failure], detector: Any) -> None:
+    def _write_report(self, rows: list[Verdict | Failure], engine: Engine) -> None:
         from internvl_detect.report.command import write
 
         if self.out:  # with --resume the file holds more than this run judged
             rows = list(load_rows(self.out))
-        facts = {"model": detector.loaded.name, "base": detector.loaded.fingerprint}
         with progress_bar("writing the report", None):
-            written = write(rows, self.report, facts | {"calibration": detector.calibration.to_dict()})  # type: ignore[arg-type]
+            written = write(rows, self.report, engine.facts)  # type: ignore[arg-type]
         _say(f"report: {written}")
 
     def _end(self, codes: list[int], some_before: bool) -> int:

@@ -12,38 +12,41 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
+from PIL import Image as PILImage
 
 from internvl_detect.detect.aggregate import synthetic_stretch
-from internvl_detect.detect.jobs import Asker, Job, score_of
+from internvl_detect.detect.interface import Asks, Job, Shown, score_of
 from internvl_detect.detect.question_rows import Asked
 from internvl_detect.errors import EXIT_INTERNAL, ConfigError, IvdetectError, MediaError
 from internvl_detect.media.image import Image, Limits, open_image
 from internvl_detect.media.provenance import provenance_of
 from internvl_detect.media.source import HEAD, name_of, sniff, sniff_file
-from internvl_detect.media.tiles import TileSettings, cut_tiles
+from internvl_detect.media.tiles import TileSettings
 from internvl_detect.media.video import Clip, VideoLimits, open_video
-from internvl_detect.model.answer import Answerer, Request
 from internvl_detect.model.calibration import Calibration
-from internvl_detect.model.checkpoint import LoadedModel, load_base
-from internvl_detect.model.prompts import IMAGE_QUESTION, VIDEO_QUESTION, encode_question
+from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
 from internvl_detect.verdict import Failure, Frame, Label, Region, Verdict
 
 Media = str | Path | bytes | BinaryIO
 
 
 class Detector:
-    """A loaded model with its settings and calibration, ready to judge."""
+    """A model with its settings and calibration, ready to judge.
+
+    ``loaded`` is a LoadedModel, or whatever else has its ``name``, ``settings`` and ``tile_px``; ``asker`` then makes
+    who answers for it, from it, the calibration and the number of tokens of words.
+    """
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        loaded: Any,
         *,
+        asker: Callable[[Any, Calibration, int], Asks] | None = None,
         tiles: TileSettings | None = None,
         calibration: Calibration | None = None,
         limits: Limits | None = None,
@@ -54,14 +57,15 @@ class Detector:
         trust: str | None = None,
     ) -> None:
         self.loaded = loaded
-        self.answerer = Answerer(loaded)
         self.tiles = tiles or loaded.settings.tiles
         if self.tiles.tile_px != loaded.tile_px:
             raise ConfigError(
                 f"tiles of {self.tiles.tile_px} px", expected=f"{loaded.tile_px} px, the input of {loaded.name}"
             )
         self.calibration = calibration or Calibration.from_dict(loaded.settings.calibration)
-        self.asker = Asker(self.answerer, self.calibration, word_tokens)
+        if asker is None:
+            from internvl_detect.detect.jobs import Asker as asker  # torch
+        self.asker = asker(loaded, self.calibration, word_tokens)
         self.limits, self.video_limits = limits, video_limits
         self.provenance, self.trust = provenance, trust
         if question is not None and not question.strip():
@@ -89,6 +93,8 @@ class Detector:
         lets a valid C2PA manifest that says "made by AI" decide; ``trust`` is PEM text of trusted C2PA anchors. Raises
         CheckpointError, and ConfigError for settings that do not fit.
         """
+        from internvl_detect.model.checkpoint import load_base
+
         loaded = load_base(base, adapter=adapter, dtype=dtype, device=device, attn=attn, quantize=quantize)
         change: dict[str, Any] = {"max_tiles": max_tiles, "mode": tile_mode}
         tiles = dataclasses.replace(loaded.settings.tiles, **{k: v for k, v in change.items() if v is not None})
@@ -103,6 +109,8 @@ class Detector:
         """
         job = self._open(media, frames, regions)
         self.asker.ask([job], explain)
+        if job.error is not None:
+            raise job.error
         return self._verdict(job)
 
     def detect_many(
@@ -154,21 +162,13 @@ class Detector:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _judge(self, batch: Sequence[Job | Failure], explain: bool) -> list[Verdict | Failure]:
-        jobs = [job for job in batch if isinstance(job, Job)]
-        failed: dict[int, Failure] = {}
-        try:
-            self.asker.ask(jobs, explain)
-        except IvdetectError:  # one of them; each is asked alone, so that only that one fails
-            for job in jobs:
-                try:
-                    job.odds.clear()
-                    self.asker.ask([job], explain)
-                except IvdetectError as error:
-                    failed[id(job)] = Failure(job.name, str(error), error.exit_code)
-        out: list[Verdict | Failure] = []
-        for item in batch:
-            out.append(failed.get(id(item)) or (self._verdict(item) if isinstance(item, Job) else item))
-        return out
+        self.asker.ask([job for job in batch if isinstance(job, Job)], explain)
+        return [self._row(item) if isinstance(item, Job) else item for item in batch]
+
+    def _row(self, job: Job) -> Verdict | Failure:
+        if job.error is not None:
+            return Failure(job.name, str(job.error), job.error.exit_code)
+        return self._verdict(job)
 
     def _open(self, media: Media, frames: int, regions: bool, own: str = "") -> Job:
         """Decode one file and cut its tiles; runs in a thread. ``own``: a question of its own, for the words."""
@@ -202,57 +202,45 @@ class Detector:
         return open_image(media, limits=self.limits, keep_bytes=self.provenance)  # says what it is when it is neither
 
     def _add_picture(self, job: Job, image: Image, regions: bool, own: str) -> None:
-        tiles = cut_tiles(image.rgb, self.tiles)
+        whole = Shown(image.rgb, self.tiles)
         if own:
-            job.own = Request(self._encode(own, [len(tiles)], "image"), tiles.pixels)
-        job.requests.append(self._question(tiles.pixels))
-        job.roles.append("picture")
+            job.own = self.asker.question(own, [whole])
+        self._add(job, "picture", self.image_question, whole)
         if not regions:
             return
-        for at, box in enumerate(tiles.boxes_xyxy):
-            if len(tiles) == 1 or not tiles.is_thumbnail[at]:
-                job.requests.append(self._question(tiles.pixels[at : at + 1]))
-                job.roles.append("tile")
+        single = self._one_tile()
+        for at, box in enumerate(whole.tiles.boxes_xyxy):
+            if len(whole.tiles) == 1 or not whole.tiles.is_thumbnail[at]:
+                tile = PILImage.fromarray(whole.tiles.pixels[at])
+                self._add(job, "tile", self.image_question, Shown(tile, single))
                 left, top, right, bottom = box
                 job.boxes.append((round(left), round(top), round(right), round(bottom)))
 
     def _add_clip(self, job: Job, clip: Clip, own: str) -> None:
         alone = dataclasses.replace(self.tiles, min_tiles=1, max_tiles=self.loaded.settings.frame_tiles)
-        by_prompt = self.loaded.settings.clip_score == "prompt"
-        if by_prompt or own:
-            whole = dataclasses.replace(self.tiles, mode="dynamic", min_tiles=1, max_tiles=1, thumbnail=False)
-            frames = [cut_tiles(frame, whole).pixels for frame in clip.frames]
-            counts, pixels = [len(f) for f in frames], np.concatenate(frames)
-        if by_prompt:
-            job.requests.append(Request(self._encode(self.video_question, counts, "video"), pixels))
+        single = self._one_tile()
+        together = [Shown(frame, single) for frame in clip.frames]
+        if self.loaded.settings.clip_score == "prompt":
+            job.requests.append(self.asker.question(self.video_question, together, video=True))
             job.roles.append("clip")
         if own:
-            job.own = Request(self._encode(own, counts, "video"), pixels)
+            job.own = self.asker.question(own, together, video=True)
         for frame in dict(zip(clip.indices, clip.frames, strict=True)).values():
-            job.requests.append(self._question(cut_tiles(frame, alone).pixels))
-            job.roles.append("frame")
+            self._add(job, "frame", self.image_question, Shown(frame, alone))
 
-    def _question(self, pixels: Any) -> Request:
-        return Request(self._encode(self.image_question, [len(pixels)], "image"), pixels)
+    def _add(self, job: Job, role: str, question: str, shown: Shown) -> None:
+        job.requests.append(self.asker.question(question, [shown]))
+        job.roles.append(role)
 
-    def _encode(self, question: str, tiles: list[int], kind: str) -> list[int]:
-        settings = self.loaded.settings
-        return encode_question(
-            self.answerer.tokenizer,
-            question,
-            tiles_per_image=tiles,
-            tokens_per_tile=self.loaded.tokens_per_tile,
-            kind=kind,
-            system=settings.system_message,
-            video_last_newline=settings.video_last_newline,
-        )
+    def _one_tile(self) -> TileSettings:
+        return dataclasses.replace(self.tiles, mode="dynamic", min_tiles=1, max_tiles=1, thumbnail=False)
 
     def _verdict(self, job: Job) -> Verdict:
         score = score_of(job)
         probability = self.calibration.probability(score)
         decision = self.calibration.decide(probability)
         label: Label = job.kind_of_fake or "real"  # type: ignore[assignment]
-        notes = [*job.media.notes, *job.origin.notes]
+        notes = [*job.media.notes, *job.notes, *job.origin.notes]
         if reason := job.origin.decides:
             notes.insert(0, decided_by_record(decision, probability))
             decision, label = "fake", reason.details["says"]

@@ -1,60 +1,64 @@
-"""Files on their way from tiles to log odds: grouped into batches, asked, followed up for kind and words.
+"""Files from tiles to log odds by the model in this process: grouped, asked, followed up for kind and words.
 
-Between ``detect`` (which opens files and forms verdicts) and ``model.answer`` (which runs one batch).
+Between ``detector`` (which opens files and forms verdicts) and ``model.answer`` (which runs one batch).
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
-from internvl_detect.detect.aggregate import clip_score
-from internvl_detect.errors import CheckpointError, ResourceError
-from internvl_detect.media.image import Image
-from internvl_detect.media.provenance import Provenance
+from internvl_detect.detect.interface import Job, Shown, looks_fake
+from internvl_detect.errors import CheckpointError, IvdetectError, ResourceError
 from internvl_detect.media.video import Clip
 from internvl_detect.model.answer import Answerer, Prefilled, Request
 from internvl_detect.model.calibration import Calibration
+from internvl_detect.model.checkpoint import LoadedModel
+from internvl_detect.model.prompts import encode_question
 
 PADDED_AT_MOST = 0.8  # the shortest prompt of a batch is at least this share of its longest
-
-
-@dataclass
-class Job:
-    """One file on its way: its requests, then their log odds, in the same order.
-
-    ``own`` is the file's own question, where it has one: the words answer it, and the score does not depend on it.
-    """
-
-    name: str
-    media: Image | Clip
-    requests: list[Request]
-    roles: list[str]  # "picture", "clip", "frame" or "tile"
-    boxes: list[tuple[int, int, int, int]]
-    timings: dict[str, float]
-    odds: list[float] = field(default_factory=list)
-    kind_of_fake: str | None = None
-    words: str | None = None
-    own: Request | None = None
-    origin: Provenance = field(default_factory=Provenance)
-
-    def scores(self, role: str) -> list[float]:
-        """P(fake) of the requests of one role, in order."""
-        return [sigmoid(odds) for odds, r in zip(self.odds, self.roles, strict=True) if r == role]
 
 
 class Asker:
     """Asks a model about jobs, batch by batch; answers in words have at most ``word_tokens`` tokens."""
 
-    def __init__(self, answerer: Answerer, calibration: Calibration, word_tokens: int = 64) -> None:
-        self.answerer, self.calibration, self.word_tokens = answerer, calibration, word_tokens
+    def __init__(self, loaded: LoadedModel, calibration: Calibration, word_tokens: int = 64) -> None:
+        self.answerer, self.calibration, self.word_tokens = Answerer(loaded), calibration, word_tokens
+
+    def question(self, text: str, shown: Sequence[Shown], *, video: bool = False) -> Request:
+        """Token ids and tiles; see ``Asks``."""
+        pixels = [s.tiles.pixels for s in shown]
+        ids = self.encode(text, [len(p) for p in pixels], video=video)
+        return Request(ids, np.concatenate(pixels) if len(pixels) > 1 else pixels[0])
+
+    def encode(self, text: str, tiles: Sequence[int], *, video: bool = False) -> list[int]:
+        """The prompt of one question about pictures, or the frames of a clip, of so many tiles each."""
+        loaded = self.answerer.loaded
+        return encode_question(
+            self.answerer.tokenizer,
+            text,
+            tiles_per_image=tiles,
+            tokens_per_tile=loaded.tokens_per_tile,
+            kind="video" if video else "image",
+            system=loaded.settings.system_message,
+            video_last_newline=loaded.settings.video_last_newline,
+        )
 
     def ask(self, jobs: Sequence[Job], explain: bool) -> None:
-        """Fill in the log odds of every request of ``jobs``, then kind and words where they are wanted."""
+        """All jobs in as few forwards as may be; where one of them fails, each alone."""
+        try:
+            self._ask_together(jobs, explain)
+        except IvdetectError as error:
+            if len(jobs) == 1:
+                jobs[0].error = error
+                return
+            for job in jobs:
+                self.ask([job], explain)
+
+    def _ask_together(self, jobs: Sequence[Job], explain: bool) -> None:
         units = [(job, at) for job in jobs for at in range(len(job.requests))]
         for job in jobs:
             job.odds = [0.0] * len(job.requests)
@@ -63,10 +67,9 @@ class Asker:
             self._ask_group(group, explain)
         for job in jobs:  # a clip's words are about its worst frame, which is known only now
             if isinstance(job.media, Clip):
-                worst = max((i for i, r in enumerate(job.roles) if r == "frame"), key=lambda i: job.odds[i])
                 began = time.perf_counter()
-                if self.looks_fake(job) or explain:
-                    self._follow_up(self.answerer.prefill([job.requests[worst]]), [job], explain)
+                if explain or looks_fake(job, self.calibration):
+                    self._follow_up(self.answerer.prefill([job.requests[job.worst_frame()]]), [job], explain)
                     job.timings["words_s"] = job.timings.get("words_s", 0.0) + time.perf_counter() - began
         if explain:
             self._answer_own([job for job in jobs if job.own is not None])
@@ -114,7 +117,7 @@ class Asker:
             job.timings["model_s"] = job.timings.get("model_s", 0.0) + spent
         began = time.perf_counter()
         if pictures:
-            rows = pictures if explain else [r for r in pictures if self.looks_fake(group[r][0])]
+            rows = pictures if explain else [r for r in pictures if looks_fake(group[r][0], self.calibration)]
             if rows:
                 jobs = [group[r][0] for r in rows]
                 self._follow_up(state.select(rows) if len(rows) < len(group) else state, jobs, explain)
@@ -124,32 +127,17 @@ class Asker:
 
     def _follow_up(self, state: Prefilled, jobs: list[Job], explain: bool) -> None:
         """Kind of fake for those that look fake, and words when asked for, from one prefilled batch."""
-        fakes = [row for row, job in enumerate(jobs) if self.looks_fake(job)]
+        fakes = [row for row, job in enumerate(jobs) if looks_fake(job, self.calibration)]
         for row, kind in zip(fakes, self.answerer.kinds(state, fakes), strict=True):
             jobs[row].kind_of_fake = kind
         if explain and any(job.own is None for job in jobs):
             for job, words in zip(jobs, self.answerer.words(state, self.word_tokens), strict=True):
                 job.words = words
 
-    def looks_fake(self, job: Job) -> bool:
-        return self.calibration.probability(score_of(job)) >= 0.5
-
 
 def _too_large(job: Job) -> ResourceError:
     advice = "use fewer tiles (--max-tiles), fewer frames, or --dtype bfloat16"
     return ResourceError(f"memory ran out on {job.name}", do=advice)
-
-
-def score_of(job: Job) -> float:
-    """P(fake) of a whole picture or clip from the log odds of its requests."""
-    if isinstance(job.media, Image) or job.roles[0] == "clip":
-        return sigmoid(job.odds[0])
-    return clip_score(job.scores("frame"))
-
-
-def sigmoid(x: float) -> float:
-    """1 / (1 + exp(-x)) without overflow."""
-    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
 
 
 def groups_of(units: list[tuple[Job, int]], max_tiles: int) -> Iterator[list[tuple[Job, int]]]:

@@ -113,8 +113,22 @@ class ResultsFile:
         )
 
 
+def open_results(path: Path, *, resume: bool = False) -> Any:
+    """A ResultsFile, or for a name in .parquet a folder of parts with the same methods."""
+    if path.suffix == ".parquet":
+        from internvl_detect.detect.results_parquet import ParquetResults
+
+        return ParquetResults(path, resume=resume)
+    return ResultsFile(path, resume=resume)
+
+
 def load_rows(path: str | Path) -> Iterator[Verdict | Failure]:
-    """The verdicts and failures of a results file. Raises ConfigError naming a line that is none."""
+    """The verdicts and failures of results in JSONL or Parquet. Raises ConfigError naming a line that is none."""
+    if Path(path).suffix == ".parquet":
+        from internvl_detect.detect.results_parquet import parquet_rows
+
+        yield from parquet_rows(Path(path))
+        return
     if Path(path).exists() and not Path(path).is_file():
         raise ConfigError(f"{path} is no ordinary file", expected="a file of 'ivdetect detect --out'")
     try:

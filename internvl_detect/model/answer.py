@@ -19,8 +19,9 @@ from internvl_detect.errors import DataError
 from internvl_detect.media.tiles import MEAN, STD
 from internvl_detect.model.checkpoint import LoadedModel
 from internvl_detect.model.decoding import LENGTHS, Decoder, fits_graph
-from internvl_detect.model.score import YesNo, log_odds, yes_no_sets
+from internvl_detect.model.score import log_odds
 from internvl_detect.model.tokenizer import encode_text, special_id
+from internvl_detect.model.yes_no import YesNo, yes_no_sets
 
 KIND_PHRASES = {
     "ai_generated": ". The picture was generated",

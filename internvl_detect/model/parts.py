@@ -68,7 +68,7 @@ def read_parts(path: str | Path) -> ModelParts:
             f"the tokenizer has {len(tokenizer)} tokens and the model {config.text_config.vocab_size}",
             expected="the tokenizer of this model",
         )
-    settings = AdapterSettings.of_folder(folder, config, raw)
+    settings = AdapterSettings.of_folder(folder, int(config.vision_config.image_size[0]), raw)
     return ModelParts(folder, raw, shards, form, config, tokenizer, settings, notes)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from internvl_detect.errors import ConfigError, OutputError
 from internvl_detect.model.folder import no_bars
+from internvl_detect.model.serving_files import write_serving_files
 
 if TYPE_CHECKING:
     from internvl_detect.model.checkpoint import LoadedModel
@@ -58,6 +59,7 @@ def save_native(loaded: LoadedModel, destination: Path) -> Path:
         loaded.image_processor.save_pretrained(str(temporary))
         if loaded.tokenizer is not None:
             loaded.tokenizer.save_pretrained(str(temporary))
+            write_serving_files(temporary, loaded.tokens_per_tile)
         loaded.settings.write(temporary)
         config = temporary / "config.json"
         said = json.loads(config.read_text("utf-8"))

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import InternVLConfig
-
 from internvl_detect.errors import AdapterError, IvdetectError
 from internvl_detect.media.tiles import TileSettings
 from internvl_detect.model.calibration import Calibration
@@ -54,12 +52,12 @@ class AdapterSettings:
     merged: str | None = None
 
     @classmethod
-    def of_folder(cls, folder: Path, config: InternVLConfig, raw: Mapping[str, Any]) -> AdapterSettings:
-        """The settings stored with a base, or else those that its config states (12 tiles, thumbnail)."""
+    def of_folder(cls, folder: Path, tile_px: int, raw: Mapping[str, Any]) -> AdapterSettings:
+        """The settings stored with a base, or else those that its config ``raw`` states (12 tiles, thumbnail)."""
         if (folder / FILE).is_file():
             return cls.read(folder)
         tiles = TileSettings(
-            tile_px=int(config.vision_config.image_size[0]),
+            tile_px=tile_px,
             min_tiles=int(raw.get("min_dynamic_patch") or 1),
             max_tiles=int(raw.get("max_dynamic_patch") or 12) if raw.get("dynamic_image_size", True) else 1,
             thumbnail=bool(raw.get("use_thumbnail", True)),

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Subset
 
 from internvl_detect.evaluate.metrics import detection_summary, log_loss
-from internvl_detect.model.score import p_fake, yes_no_sets
+from internvl_detect.model.score import p_fake
+from internvl_detect.model.yes_no import yes_no_sets
 from internvl_detect.train.collate import Collator
 from internvl_detect.train.corpus import Corpus, Encoding
 from internvl_detect.train.dataset import Rows
