@@ -23,10 +23,11 @@ from internvl_detect.detect.aggregate import synthetic_stretch
 from internvl_detect.detect.jobs import Asker, Job, score_of
 from internvl_detect.detect.question_rows import Asked
 from internvl_detect.errors import EXIT_INTERNAL, ConfigError, IvdetectError, MediaError
-from internvl_detect.media.image import Image, Limits, open_image
-from internvl_detect.media.source import HEAD, name_of, sniff, sniff_file
-from internvl_detect.media.tiles import TileSettings, cut_tiles
-from internvl_detect.media.video import Clip, VideoLimits, open_video
+from internvl_detect.media.cuts import Cut, CutPlan, cut_media, open_media
+from internvl_detect.media.image import Limits
+from internvl_detect.media.source import name_of
+from internvl_detect.media.tiles import TileSettings
+from internvl_detect.media.video import VideoLimits
 from internvl_detect.model.answer import Answerer, Request
 from internvl_detect.model.calibration import Calibration
 from internvl_detect.model.checkpoint import LoadedModel, load_base
@@ -143,11 +144,12 @@ class Detector:
                     name, future = waiting.popleft()
                     batch.append(_outcome(name, future))
                     read_ahead()
-                yield from self._judge(batch, explain)
+                yield from self.judge(batch, explain)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _judge(self, batch: Sequence[Job | Failure], explain: bool) -> list[Verdict | Failure]:
+    def judge(self, batch: Sequence[Job | Failure], explain: bool) -> list[Verdict | Failure]:
+        """Ask the model about jobs together; the verdicts in their order, failures passed on in their places."""
         jobs = [job for job in batch if isinstance(job, Job)]
         failed: dict[int, Failure] = {}
         try:
@@ -167,58 +169,38 @@ class Detector:
     def _open(self, media: Media, frames: int, regions: bool, own: str = "") -> Job:
         """Decode one file and cut its tiles; runs in a thread. ``own``: a question of its own, for the words."""
         began = time.perf_counter()
-        opened = self._read(media, frames)
+        opened = open_media(media, frames=frames, limits=self.limits, video_limits=self.video_limits)
         decoded = time.perf_counter()
-        job = Job(name_of(media), opened, [], [], [], {"open_s": decoded - began})
-        if isinstance(opened, Image):
-            self._add_picture(job, opened, regions, own)
-        else:
-            self._add_clip(job, opened, own)
-        job.timings["tile_s"] = time.perf_counter() - decoded
+        job = self.job_of(name_of(media), cut_media(opened, self.plan(frames, regions, own)), own)
+        job.timings = {"open_s": decoded - began, "tile_s": time.perf_counter() - decoded}
         return job
 
-    def _read(self, media: Media, frames: int) -> Image | Clip:
-        if isinstance(media, str | Path):
-            kind = sniff_file(media)
-        elif isinstance(media, bytes | bytearray | memoryview):
-            kind = sniff(bytes(media[:HEAD]))
-        else:
-            kind = sniff(media.read(HEAD))
-            media.seek(0)
-        if kind == "video":
-            return open_video(media, frames=frames, limits=self.video_limits)
-        return open_image(media, limits=self.limits)  # says what it is when it is neither
+    def plan(self, frames: int, regions: bool, own: str = "") -> CutPlan:
+        """How a file is to be cut for this model; ``own`` as for ``job_of``."""
+        whole = self.loaded.settings.clip_score == "prompt" or bool(own)
+        return CutPlan(self.tiles, self.loaded.settings.frame_tiles, frames, regions, whole)
 
-    def _add_picture(self, job: Job, image: Image, regions: bool, own: str) -> None:
-        tiles = cut_tiles(image.rgb, self.tiles)
-        if own:
-            job.own = Request(self._encode(own, [len(tiles)], "image"), tiles.pixels)
-        job.requests.append(self._question(tiles.pixels))
-        job.roles.append("picture")
-        if not regions:
-            return
-        for at, box in enumerate(tiles.boxes_xyxy):
-            if len(tiles) == 1 or not tiles.is_thumbnail[at]:
-                job.requests.append(self._question(tiles.pixels[at : at + 1]))
-                job.roles.append("tile")
-                left, top, right, bottom = box
-                job.boxes.append((round(left), round(top), round(right), round(bottom)))
-
-    def _add_clip(self, job: Job, clip: Clip, own: str) -> None:
-        alone = dataclasses.replace(self.tiles, min_tiles=1, max_tiles=self.loaded.settings.frame_tiles)
-        by_prompt = self.loaded.settings.clip_score == "prompt"
-        if by_prompt or own:
-            whole = dataclasses.replace(self.tiles, mode="dynamic", min_tiles=1, max_tiles=1, thumbnail=False)
-            frames = [cut_tiles(frame, whole).pixels for frame in clip.frames]
-            counts, pixels = [len(f) for f in frames], np.concatenate(frames)
-        if by_prompt:
-            job.requests.append(Request(self._encode(self.video_question, counts, "video"), pixels))
-            job.roles.append("clip")
-        if own:
-            job.own = Request(self._encode(own, counts, "video"), pixels)
-        for frame in dict(zip(clip.indices, clip.frames, strict=True)).values():
-            job.requests.append(self._question(cut_tiles(frame, alone).pixels))
-            job.roles.append("frame")
+    def job_of(self, name: str, cut: Cut, own: str = "") -> Job:
+        """What the model is asked about a file that was cut by ``plan``; ``own`` is a question of the file's own."""
+        job = Job(name, cut, [], [], [], {})
+        if cut.kind == "image":
+            pixels = cut.parts[0]
+            if own:
+                job.own = Request(self._encode(own, [len(pixels)], "image"), pixels)
+            job.requests = [self._question(pixels), *(self._question(pixels[at : at + 1]) for at in cut.alone)]
+            job.roles = ["picture", *("tile" for _ in cut.alone)]
+            job.boxes = list(cut.boxes)
+            return job
+        if cut.whole:
+            counts, together = [len(part) for part in cut.whole], np.concatenate(cut.whole)
+            if self.loaded.settings.clip_score == "prompt":
+                job.requests.append(Request(self._encode(self.video_question, counts, "video"), together))
+                job.roles.append("clip")
+            if own:
+                job.own = Request(self._encode(own, counts, "video"), together)
+        job.requests += [self._question(part) for part in cut.parts]
+        job.roles += ["frame"] * len(cut.parts)
+        return job
 
     def _question(self, pixels: Any) -> Request:
         return Request(self._encode(self.image_question, [len(pixels)], "image"), pixels)
@@ -246,12 +228,12 @@ class Detector:
             notes.append("not calibrated: the probability is the raw score and the thresholds are defaults")
         frames: tuple[Frame, ...] = ()
         stretch = None
-        if isinstance(job.media, Clip):
-            frames = _frames(job, job.media)
+        if job.media.kind == "video":
+            frames = _frames(job)
             stretch = synthetic_stretch(frames) if probability >= self.calibration.low else None
         return Verdict(
             path=job.name,
-            kind="video" if isinstance(job.media, Clip) else "image",
+            kind=job.media.kind,
             score=score,
             probability=probability,
             decision=self.calibration.decide(probability),
@@ -275,10 +257,9 @@ class Detector:
         return tuple(sorted((r for r in found if self.calibration.probability(r.score) >= 0.5), key=lambda r: -r.score))
 
 
-def _frames(job: Job, clip: Clip) -> tuple[Frame, ...]:
+def _frames(job: Job) -> tuple[Frame, ...]:
     scores = job.scores("frame")
-    times = dict(zip(clip.indices, clip.times_s, strict=True))
-    return tuple(Frame(i, t, s) for (i, t), s in zip(times.items(), scores, strict=True))
+    return tuple(Frame(*each) for each in zip(job.media.indices, job.media.times_s, scores, strict=True))
 
 
 def _outcome(name: str, future: Future[Job | Failure]) -> Job | Failure:

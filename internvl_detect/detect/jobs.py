@@ -14,8 +14,7 @@ import torch
 
 from internvl_detect.detect.aggregate import clip_score
 from internvl_detect.errors import CheckpointError, ResourceError
-from internvl_detect.media.image import Image
-from internvl_detect.media.video import Clip
+from internvl_detect.media.cuts import Cut
 from internvl_detect.model.answer import Answerer, Prefilled, Request
 from internvl_detect.model.calibration import Calibration
 
@@ -30,7 +29,7 @@ class Job:
     """
 
     name: str
-    media: Image | Clip
+    media: Cut
     requests: list[Request]
     roles: list[str]  # "picture", "clip", "frame" or "tile"
     boxes: list[tuple[int, int, int, int]]
@@ -60,7 +59,7 @@ class Asker:
         for group in groups_of(units, limit):
             self._ask_group(group, explain)
         for job in jobs:  # a clip's words are about its worst frame, which is known only now
-            if isinstance(job.media, Clip):
+            if job.media.kind == "video":
                 worst = max((i for i, r in enumerate(job.roles) if r == "frame"), key=lambda i: job.odds[i])
                 began = time.perf_counter()
                 if self.looks_fake(job) or explain:
@@ -140,7 +139,7 @@ def _too_large(job: Job) -> ResourceError:
 
 def score_of(job: Job) -> float:
     """P(fake) of a whole picture or clip from the log odds of its requests."""
-    if isinstance(job.media, Image) or job.roles[0] == "clip":
+    if job.media.kind == "image" or job.roles[0] == "clip":
         return sigmoid(job.odds[0])
     return clip_score(job.scores("frame"))
 
