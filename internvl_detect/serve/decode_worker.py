@@ -3,8 +3,8 @@
     python -m internvl_detect.serve.decode_worker MEMORY_MIB    (the server starts it)
 
 Before the first file it gives up what it does not need: memory beyond a limit, files to write, core dumps, new
-privileges and, where the kernel lets it, the network. A limit it runs into ends the process or the file, never the server. No
-torch here: it starts in a fraction of a second. Not here: who decides the limits (``decoders``).
+privileges and, where the kernel lets it, the network. A limit it runs into ends the process or the file, never the
+server. No torch here: it starts in a fraction of a second. Not here: who decides the limits (``decoders``).
 """
 
 from __future__ import annotations

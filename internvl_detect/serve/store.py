@@ -79,9 +79,10 @@ class Store:
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
                 self._db.execute(f"PRAGMA {pragma}")
             self._db.executescript(_SCHEMA)
+            self._reader = sqlite3.connect(folder / "serve.sqlite", check_same_thread=False, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
             raise OutputError(f"the data folder {folder} cannot be used ({error})", do="choose another") from None
-        self._lock = threading.RLock()
+        self._lock, self._read_lock = threading.RLock(), threading.RLock()
         self._sweep()
 
     @contextlib.contextmanager
@@ -97,9 +98,9 @@ class Store:
             self._db.execute("COMMIT")
 
     def read(self, question: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
-        """The rows of one SELECT."""
-        with self._lock:
-            return self._db.execute(question, tuple(values)).fetchall()
+        """The rows of one SELECT; waits for no writer."""
+        with self._read_lock:
+            return self._reader.execute(question, tuple(values)).fetchall()
 
     def add_job(
         self, owner: str, options: dict[str, Any], files: list[tuple[str, str, str]], expires_s: float
@@ -117,12 +118,16 @@ class Store:
 
     def job(self, name: str) -> StoredJob | None:
         """The job of this id."""
-        with self._lock:
-            found = self.read("SELECT id, owner, options, state, created, expires FROM jobs WHERE id = ?", (name,))
-            if not found:
-                return None
-            columns = "job, at, name, sha256, upload, tries, row"
-            files = self.read(f"SELECT {columns} FROM files WHERE job = ? ORDER BY at", (name,))
+        with self._read_lock:
+            self._reader.execute("BEGIN")
+            try:
+                found = self.read("SELECT id, owner, options, state, created, expires FROM jobs WHERE id = ?", (name,))
+                columns = "job, at, name, sha256, upload, tries, row"
+                files = self.read(f"SELECT {columns} FROM files WHERE job = ? ORDER BY at", (name,))
+            finally:
+                self._reader.execute("COMMIT")
+        if not found:
+            return None
         job, owner, options, state, created, expires = found[0]
         return StoredJob(job, owner, json.loads(options), state, created, expires, tuple(map(_file, files)))
 
@@ -204,7 +209,8 @@ class Store:
 
     def close(self) -> None:
         """Let go of the folder."""
-        with self._lock:
+        with self._lock, self._read_lock:
+            self._reader.close()
             self._db.close()
             os.close(self._hold)
 
