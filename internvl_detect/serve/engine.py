@@ -198,7 +198,10 @@ class Engine:
 
 def served(row: dict[str, Any], name: str, language: str) -> dict[str, Any]:
     """A row as a client gets it: under its own name for the file, with the verdict in a sentence."""
-    return {**row, "path": name, "name": name, **in_language(row, language)}
+    made = {**row, "path": name, "name": name, **in_language(row, language)}
+    if row.get("error") is not None:
+        made["error"] = row["error"][:1].upper() + row["error"][1:]
+    return made
 
 
 def _tell(work: _Work, stage: str) -> None:

@@ -80,6 +80,7 @@ async def readyz(request: Request) -> Response:
     more = {"limits": bounds, "decoders_without_network": server.decoders.without_network}
     calibration = server.owner.detector.calibration
     thresholds = {"low": calibration.low, "high": calibration.high}
+    thresholds |= {f"score_{name}": calibration.score_of(value) for name, value in thresholds.items()}
     return JSONResponse({"status": "ready", "model": server.owner.detector.loaded.name, **thresholds, **more})
 
 
