@@ -78,10 +78,10 @@ async def detect(request: Request, who: Who, options: Wanted, name: Name = None)
         server.direct += 1  # a place in the queue is taken before the body is read
         held, uploads = 1, []
         try:
-            await _refuse_when_full(request, server, server.direct, server.settings.queue)
+            await _refuse_before_body(request, server, server.direct, server.settings.queue)
             uploads = await server.uploads.take(request, name)
             server.direct, held = server.direct + len(uploads) - 1, len(uploads)
-            await _refuse_when_full(request, server, server.direct, server.settings.queue)
+            _refuse_when_full(server, server.direct, server.settings.queue)
             rows = await _judged(request, server, who, options, uploads)
         except ClientDisconnect:
             return Response(status_code=499)
@@ -107,13 +107,13 @@ async def submit(request: Request, who: Who, options: Wanted, name: Name = None)
     """Accepts files to be judged in turn. What was answered by 202 is on the server's disk and survives its restart."""
     server = server_of(request)
     with server.limits.hold(who.key):
-        await _refuse_when_full(request, server, server.jobs.waiting + 1, server.settings.job_queue)
+        await _refuse_before_body(request, server, server.jobs.waiting + 1, server.settings.job_queue)
         try:
             uploads = await server.uploads.take(request, name, durable=True)
         except ClientDisconnect:
             return Response(status_code=499)
         try:
-            await _refuse_when_full(request, server, server.jobs.waiting + len(uploads), server.settings.job_queue)
+            _refuse_when_full(server, server.jobs.waiting + len(uploads), server.settings.job_queue)
             job = await server.jobs.submit(who.name, options, uploads)
         except BaseException:
             server.store.delete_uploads(upload.stored for upload in uploads)
@@ -251,7 +251,16 @@ async def _judged(
         work.cancel()
 
 
-async def _refuse_when_full(request: Request, server: Server, files: int, most: int) -> None:
+async def _refuse_before_body(request: Request, server: Server, files: int, most: int) -> None:
+    """Refuse without taking the body; what the client is still sending is read, so that it reads the refusal."""
+    try:
+        _refuse_when_full(server, files, most)
+    except Problem:
+        await server.uploads.drain(request)
+        raise
+
+
+def _refuse_when_full(server: Server, files: int, most: int) -> None:
     problem = None
     if server.stopping:
         problem = Problem(503, "stopping", "the server is shutting down", do="try again", headers={"Retry-After": "5"})
@@ -261,7 +270,6 @@ async def _refuse_when_full(request: Request, server: Server, files: int, most: 
         problem = busy(f"{most} files are waiting already", most * server.engine.file_s / server.settings.batch_size)
     if problem is not None:
         server.metrics.refused.labels(problem.body["error"]["code"]).inc()
-        await server.uploads.drain(request)
         raise problem
 
 

@@ -113,6 +113,11 @@ class Listener(uvicorn.Server):
         print(f"listening on http://{host}:{port}", file=sys.stderr, flush=True)
         self._loading = asyncio.create_task(self._report_model())
 
+    async def shutdown(self, sockets: Any = None) -> None:
+        """End in order; uvicorn would then die of the signal once more."""
+        await super().shutdown(sockets)
+        self._captured_signals.clear()
+
     async def _report_model(self) -> None:
         owner = self.server.owner
         await asyncio.to_thread(owner.loaded.wait)
@@ -122,11 +127,9 @@ class Listener(uvicorn.Server):
             self.problem, self.should_exit = owner.problem, True
 
 
-def run(settings: Settings, load: Callable[[], Any], *, verbose: bool = False) -> None:
-    """Serve until a signal. Raises IvdetectError where it cannot listen or the model cannot be loaded."""
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(message)s")
-    app = create_app(settings, load)
-    config = uvicorn.Config(
+def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn is to listen."""
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -141,6 +144,13 @@ def run(settings: Settings, load: Callable[[], Any], *, verbose: bool = False) -
         timeout_graceful_shutdown=int(settings.deadline_s) + 5,
         h11_max_incomplete_event_size=65536,
     )
+
+
+def run(settings: Settings, load: Callable[[], Any], *, verbose: bool = False) -> None:
+    """Serve until a signal. Raises IvdetectError where it cannot listen or the model cannot be loaded."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(message)s")
+    app = create_app(settings, load)
+    config = config_of(app, settings)
     listener = Listener(config, app.state.server)
     try:
         listener.run()

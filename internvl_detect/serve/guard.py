@@ -96,6 +96,8 @@ class Guard:
 
 def _host_of(header: str) -> str:
     """The host of a Host header, without port and brackets, in lower case; "" for what is none."""
+    if "@" in header:
+        return ""
     try:
         return (urlsplit(f"//{header}").hostname or "").rstrip(".")
     except ValueError:

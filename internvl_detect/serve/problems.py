@@ -65,7 +65,9 @@ def add_handlers(app: FastAPI) -> None:
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         phrase = http.HTTPStatus(error.status_code).phrase
         code = phrase.lower().replace(" ", "_")
-        return Problem(error.status_code, code, phrase, do="see /openapi.json", headers=dict(error.headers or {})).response()
+        return Problem(
+            error.status_code, code, phrase, do="see /openapi.json", headers=dict(error.headers or {})
+        ).response()
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> JSONResponse:

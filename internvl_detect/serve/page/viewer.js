@@ -170,7 +170,10 @@ function timeline(row, limits, go) {
   overlay.addEventListener("pointerdown", (event) => { overlay.setPointerCapture(event.pointerId); pick(event); });
   overlay.addEventListener("pointermove", (event) => { if (event.buttons) pick(event); });
   const picture = el("div", { class: "plot" }, plot, overlay);
-  for (const value of [low, ...(limits ?? []), high]) {
+  let last = -1;
+  for (const value of [high, ...(limits ?? []).toReversed(), low]) {
+    if (last >= 0 && up(value) - last < 12) continue; // it would cover the one above
+    last = up(value);
     const label = el("span", { class: "axis", "aria-hidden": "true" }, value.toFixed(2));
     label.style.top = `${up(value)}%`;
     picture.append(label);
