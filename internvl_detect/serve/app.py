@@ -56,7 +56,23 @@ def create_app(settings: Settings, load: Callable[[], Any]) -> FastAPI:
     app.include_router(pages.health)
     app.include_router(pages.router)
     app.add_middleware(Guard, settings=settings, metrics=server.metrics)
+    app.openapi = lambda: _described(app, settings)  # type: ignore[method-assign]
     return app
+
+
+def _described(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    """The OpenAPI description, with this server's own bounds, and errors in JSON wherever they come."""
+    if app.openapi_schema is None:
+        routes = [route for path in FastAPI.openapi(app)["paths"].values() for route in path.values()]
+        for route in routes:
+            for parameter in route.get("parameters", []):
+                if parameter["name"] == "frames":
+                    parameter["schema"]["maximum"] = settings.max_frames
+            for status, response in route["responses"].items():
+                if status >= "400":
+                    schema = next(iter(response["content"].values()))["schema"]
+                    response["content"] = {"application/json": {"schema": schema}}
+    return app.openapi_schema or {}
 
 
 class Protocol(H11Protocol):

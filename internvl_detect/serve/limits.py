@@ -47,7 +47,7 @@ class Limits:
             one.running -= 1
 
     def wrong_token(self, address: str) -> None:
-        """Count a wrong token from this address. Raises Problem 429 when there were too many: no hash is tried then."""
+        """Count a wrong token from this address; a right one is not counted. Raises Problem 429 after too many."""
         self._take(self._wrong, address, WRONG_TOKENS_A_MINUTE)
 
     def _take(self, callers: dict[str, _Caller], name: str, most: int) -> _Caller:

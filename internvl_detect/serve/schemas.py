@@ -146,6 +146,7 @@ UPLOAD_BODY: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["files"],
+                    "additionalProperties": False,
                     "properties": {"files": {"type": "array", "minItems": 1, "items": _BINARY}},
                 }
             },
