@@ -20,7 +20,7 @@ FLOORS = {
     "data": 3, "model": 3,
     "evaluate": 4, "report": 4,
     "train": 5, "detect": 5,
-    "doctor": 6,
+    "doctor": 6, "serve": 6,
     "cli": 7,
 }  # fmt: skip
 # The same inside data, where the files beside the rooms carry them all.

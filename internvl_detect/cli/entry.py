@@ -12,6 +12,7 @@ import typer
 from internvl_detect import __version__
 from internvl_detect.cli.commands import commands
 from internvl_detect.cli.data import data
+from internvl_detect.cli.serve import serve
 from internvl_detect.data.findings import show
 from internvl_detect.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, ConfigError, IvdetectError, OutputError
 
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(commands)
 app.add_typer(data, name="data")
+app.add_typer(serve, name="serve")
 
 
 def _version(wanted: bool) -> None:

@@ -20,14 +20,15 @@ from typing import Any, BinaryIO
 from PIL import Image as PILImage
 
 from internvl_detect.detect.aggregate import synthetic_stretch
-from internvl_detect.detect.interface import Asks, Job, Shown, score_of
+from internvl_detect.detect.interface import Asks, Job, score_of
 from internvl_detect.detect.question_rows import Asked
 from internvl_detect.errors import EXIT_INTERNAL, ConfigError, IvdetectError, MediaError
-from internvl_detect.media.image import Image, Limits, open_image
+from internvl_detect.media.cuts import Cut, CutPlan, Precut, Shown, different_frames, open_media
+from internvl_detect.media.image import Image, Limits
 from internvl_detect.media.provenance import provenance_of
-from internvl_detect.media.source import HEAD, name_of, sniff, sniff_file
+from internvl_detect.media.source import name_of
 from internvl_detect.media.tiles import TileSettings
-from internvl_detect.media.video import Clip, VideoLimits, open_video
+from internvl_detect.media.video import Clip, VideoLimits
 from internvl_detect.model.calibration import Calibration
 from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
 from internvl_detect.verdict import Failure, Frame, Label, Region, Verdict
@@ -157,11 +158,12 @@ class Detector:
                     name, future = waiting.popleft()
                     batch.append(_outcome(name, future))
                     read_ahead()
-                yield from self._judge(batch, explain)
+                yield from self.judge(batch, explain)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _judge(self, batch: Sequence[Job | Failure], explain: bool) -> list[Verdict | Failure]:
+    def judge(self, batch: Sequence[Job | Failure], explain: bool) -> list[Verdict | Failure]:
+        """Ask about jobs together; the verdicts in their order, failures passed on in their places."""
         self.asker.ask([job for job in batch if isinstance(job, Job)], explain)
         return [self._row(item) if isinstance(item, Job) else item for item in batch]
 
@@ -173,7 +175,8 @@ class Detector:
     def _open(self, media: Media, frames: int, regions: bool, own: str = "") -> Job:
         """Decode one file and cut its tiles; runs in a thread. ``own``: a question of its own, for the words."""
         began = time.perf_counter()
-        opened = self._read(media, frames)
+        limits: dict[str, Any] = {"limits": self.limits, "video_limits": self.video_limits}
+        opened = open_media(media, frames=frames, keep_bytes=self.provenance, **limits)
         decoded = time.perf_counter()
         job = Job(name_of(media), opened, [], [], [], {"open_s": decoded - began})
         if self.provenance:
@@ -189,17 +192,25 @@ class Detector:
         job.timings["tile_s"] = time.perf_counter() - decoded
         return job
 
-    def _read(self, media: Media, frames: int) -> Image | Clip:
-        if isinstance(media, str | Path):
-            kind = sniff_file(media)
-        elif isinstance(media, bytes | bytearray | memoryview):
-            kind = sniff(bytes(media[:HEAD]))
-        else:
-            kind = sniff(media.read(HEAD))
-            media.seek(0)
-        if kind == "video":
-            return open_video(media, frames=frames, limits=self.video_limits)
-        return open_image(media, limits=self.limits, keep_bytes=self.provenance)  # says what it is when it is neither
+    def plan(self, frames: int, regions: bool) -> CutPlan:
+        """How another process is to cut a file for this model; ``job_of`` takes what it cuts."""
+        whole = self.loaded.settings.clip_score == "prompt"
+        return CutPlan(self.tiles, self.loaded.settings.frame_tiles, frames, regions, whole)
+
+    def job_of(self, name: str, cut: Cut) -> Job:
+        """What is asked about a file that another process opened and cut by ``plan``."""
+        job = Job(name, cut, [], [], list(cut.boxes), {}, origin=cut.origin)
+        if cut.kind == "image":
+            self._add(job, "picture", self.image_question, Precut(cut.parts[0]))
+            for at in cut.alone:
+                self._add(job, "tile", self.image_question, Precut(cut.parts[0][at : at + 1]))
+            return job
+        if cut.whole:
+            job.requests.append(self.asker.question(self.video_question, [Precut(p) for p in cut.whole], video=True))
+            job.roles.append("clip")
+        for part in cut.parts:
+            self._add(job, "frame", self.image_question, Precut(part))
+        return job
 
     def _add_picture(self, job: Job, image: Image, regions: bool, own: str) -> None:
         whole = Shown(image.rgb, self.tiles)
@@ -225,10 +236,10 @@ class Detector:
             job.roles.append("clip")
         if own:
             job.own = self.asker.question(own, together, video=True)
-        for frame in dict(zip(clip.indices, clip.frames, strict=True)).values():
+        for _, _, frame in different_frames(clip):
             self._add(job, "frame", self.image_question, Shown(frame, alone))
 
-    def _add(self, job: Job, role: str, question: str, shown: Shown) -> None:
+    def _add(self, job: Job, role: str, question: str, shown: Shown | Precut) -> None:
         job.requests.append(self.asker.question(question, [shown]))
         job.roles.append(role)
 
@@ -248,14 +259,12 @@ class Detector:
             notes.insert(0, self.loaded.settings.about)
         if not self.calibration.fitted:
             notes.append("not calibrated: the probability is the raw score and the thresholds are defaults")
-        frames: tuple[Frame, ...] = ()
-        stretch = None
-        if isinstance(job.media, Clip):
-            frames = _frames(job, job.media)
+        frames, stretch = _frames(job), None
+        if frames:
             stretch = synthetic_stretch(frames) if probability >= self.calibration.low else None
         return Verdict(
             path=job.name,
-            kind="video" if isinstance(job.media, Clip) else "image",
+            kind=job.media.kind,
             score=score,
             probability=probability,
             decision=decision,
@@ -288,10 +297,11 @@ def decided_by_record(decision: str, probability: float) -> str:
     )
 
 
-def _frames(job: Job, clip: Clip) -> tuple[Frame, ...]:
-    scores = job.scores("frame")
-    times = dict(zip(clip.indices, clip.times_s, strict=True))
-    return tuple(Frame(i, t, s) for (i, t), s in zip(times.items(), scores, strict=True))
+def _frames(job: Job) -> tuple[Frame, ...]:
+    if isinstance(job.media, Image):
+        return ()
+    times = dict(zip(job.media.indices, job.media.times_s, strict=True))  # a short clip's frames are repeated
+    return tuple(Frame(i, t, s) for (i, t), s in zip(times.items(), job.scores("frame"), strict=True))
 
 
 def _outcome(name: str, future: Future[Job | Failure]) -> Job | Failure:

@@ -9,30 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Protocol
-
-from PIL import Image as PILImage
 
 from internvl_detect.detect.aggregate import clip_score
 from internvl_detect.errors import IvdetectError
+from internvl_detect.media.cuts import Cut, Precut, Shown
 from internvl_detect.media.image import Image
 from internvl_detect.media.provenance import Provenance
-from internvl_detect.media.tiles import Tiles, TileSettings, cut_tiles
 from internvl_detect.media.video import Clip
 from internvl_detect.model.calibration import Calibration
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A picture, frame or tile that a question is about, and how it is to be cut; ``tiles`` are cut at first need."""
-
-    rgb: PILImage.Image
-    settings: TileSettings
-
-    @cached_property
-    def tiles(self) -> Tiles:
-        return cut_tiles(self.rgb, self.settings)
 
 
 @dataclass
@@ -44,7 +29,7 @@ class Job:
     """
 
     name: str
-    media: Image | Clip
+    media: Image | Clip | Cut
     requests: list[Any]
     roles: list[str]  # "picture", "clip", "frame" or "tile"
     boxes: list[tuple[int, int, int, int]]
@@ -69,7 +54,7 @@ class Job:
 class Asks(Protocol):
     """Whoever answers."""
 
-    def question(self, text: str, shown: Sequence[Shown], *, video: bool = False) -> Any:
+    def question(self, text: str, shown: Sequence[Shown | Precut], *, video: bool = False) -> Any:
         """A request that asks ``text`` about pictures, or about the frames of a clip. Called by several threads."""
 
     def ask(self, jobs: Sequence[Job], explain: bool) -> None:
@@ -81,7 +66,7 @@ class Asks(Protocol):
 
 def score_of(job: Job) -> float:
     """P(fake) of a whole picture or clip from the log odds of its requests."""
-    if isinstance(job.media, Image) or job.roles[0] == "clip":
+    if job.media.kind == "image" or job.roles[0] == "clip":
         return sigmoid(job.odds[0])
     return clip_score(job.scores("frame"))
 

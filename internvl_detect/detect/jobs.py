@@ -13,7 +13,6 @@ import torch
 
 from internvl_detect.detect.interface import Job, Shown, looks_fake
 from internvl_detect.errors import CheckpointError, IvdetectError, ResourceError
-from internvl_detect.media.video import Clip
 from internvl_detect.model.answer import Answerer, Prefilled, Request
 from internvl_detect.model.calibration import Calibration
 from internvl_detect.model.checkpoint import LoadedModel
@@ -66,7 +65,7 @@ class Asker:
         for group in groups_of(units, limit):
             self._ask_group(group, explain)
         for job in jobs:  # a clip's words are about its worst frame, which is known only now
-            if isinstance(job.media, Clip):
+            if job.media.kind == "video":
                 began = time.perf_counter()
                 if explain or looks_fake(job, self.calibration):
                     self._follow_up(self.answerer.prefill([job.requests[job.worst_frame()]]), [job], explain)

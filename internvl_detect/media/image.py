@@ -15,7 +15,7 @@ import importlib
 import io
 import warnings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image as PILImage
 from PIL import features
@@ -78,6 +78,7 @@ class Image:
     metadata: dict[str, Any] = field(default_factory=dict)
     path: str | None = None
     data: bytes = field(default=b"", repr=False, compare=False)
+    kind: Literal["image"] = field(default="image", init=False)
 
 
 def open_image(

@@ -14,7 +14,7 @@ import io
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import av
 from PIL import Image as PILImage
@@ -80,6 +80,7 @@ class Clip:
     notes: tuple[str, ...] = ()
     path: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    kind: Literal["video"] = field(default="video", init=False)
 
 
 def open_video(

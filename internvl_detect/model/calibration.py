@@ -63,6 +63,12 @@ class Calibration:
             return values
         return _sigmoid(self.a * _logit(values) + self.b)
 
+    def score_of(self, probability: float) -> float:
+        """The raw score in (0, 1) whose calibrated probability this is."""
+        if not self.fitted:
+            return float(probability)
+        return float(_sigmoid((_logit(np.array([probability])) - self.b) / self.a)[0])
+
     def decide(self, probability: float) -> Decision:
         """The three-way answer for a calibrated probability."""
         if probability < self.low:

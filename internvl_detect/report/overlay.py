@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image as PILImage
@@ -17,7 +17,7 @@ from internvl_detect.errors import IvdetectError, OutputError
 from internvl_detect.media.image import open_image
 from internvl_detect.media.video import open_video
 from internvl_detect.report.html import thumbnail
-from internvl_detect.verdict import Failure, Verdict
+from internvl_detect.verdict import Failure, Region, Verdict
 
 _RED = (220, 38, 38)
 
@@ -48,16 +48,7 @@ def write_masks(verdict: Verdict, folder: Path) -> tuple[Path, Path] | None:
     if verdict.kind != "image":
         return None
     picture = open_image(verdict.path).rgb
-    mask = PILImage.new("L", picture.size, 0)
-    drawn = ImageDraw.Draw(mask)
-    for region in verdict.regions:
-        left, top, right, bottom = region.box_xyxy
-        drawn.rectangle((left, top, right - 1, bottom - 1), fill=255)
-    tint = PILImage.composite(PILImage.blend(picture, PILImage.new("RGB", picture.size, _RED), 0.4), picture, mask)
-    outline = ImageDraw.Draw(tint)
-    for region in verdict.regions:
-        left, top, right, bottom = region.box_xyxy
-        outline.rectangle((left, top, right - 1, bottom - 1), outline=_RED, width=max(2, min(picture.size) // 200))
+    mask, tint = draw_mask(picture.size, verdict.regions), draw_overlay(picture, verdict.regions)
     stem = _safe_stem(verdict)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,6 +58,27 @@ def write_masks(verdict: Verdict, folder: Path) -> tuple[Path, Path] | None:
     except OSError as error:
         raise OutputError(f"{folder} could not be written ({error})", do="free disk space or choose another") from error
     return paths
+
+
+def draw_mask(size: tuple[int, int], regions: Iterable[Region]) -> PILImage.Image:
+    """An L picture of ``size`` (width, height) that is 255 inside the regions, 0 elsewhere."""
+    mask = PILImage.new("L", size, 0)
+    drawn = ImageDraw.Draw(mask)
+    for region in regions:
+        left, top, right, bottom = region.box_xyxy
+        drawn.rectangle((left, top, right - 1, bottom - 1), fill=255)
+    return mask
+
+
+def draw_overlay(picture: PILImage.Image, regions: Sequence[Region]) -> PILImage.Image:
+    """The RGB picture with its regions tinted and outlined."""
+    mask = draw_mask(picture.size, regions)
+    tint = PILImage.composite(PILImage.blend(picture, PILImage.new("RGB", picture.size, _RED), 0.4), picture, mask)
+    outline = ImageDraw.Draw(tint)
+    for region in regions:
+        left, top, right, bottom = region.box_xyxy
+        outline.rectangle((left, top, right - 1, bottom - 1), outline=_RED, width=max(2, min(picture.size) // 200))
+    return tint
 
 
 def _safe_stem(verdict: Verdict) -> str:

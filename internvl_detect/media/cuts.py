@@ -1,0 +1,146 @@
+"""One file as a model will see it: opened, cut into tiles, its pixels let go. What a decoding process hands on.
+
+    cut = cut_media("photo.jpg", CutPlan(TileSettings(max_tiles=4)))
+    cut.parts[0].shape  # (tiles, side, side, 3)
+
+Not here: decoding (``image``, ``video``), how to cut (``tiles``), prompts and judging.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image as PILImage
+
+from internvl_detect.media.image import Image, Limits, open_image
+from internvl_detect.media.provenance.found import Provenance
+from internvl_detect.media.source import HEAD, Source, sniff, sniff_file
+from internvl_detect.media.tiles import Tiles, TileSettings, cut_tiles
+from internvl_detect.media.video import Clip, VideoLimits, open_video
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture, frame or tile that a question is about, and how it is to be cut; ``tiles`` are cut at first need."""
+
+    rgb: PILImage.Image
+    settings: TileSettings
+
+    @cached_property
+    def tiles(self) -> Tiles:
+        return cut_tiles(self.rgb, self.settings)
+
+
+@dataclass(frozen=True)
+class Precut:
+    """The same where the tiles are all there is: uint8 (N, side, side, 3)."""
+
+    pixels: np.ndarray
+
+    @property
+    def tiles(self) -> Precut:
+        return self
+
+
+@dataclass(frozen=True)
+class CutPlan:
+    """What to cut. ``frames`` of a clip are looked at, each in up to ``frame_tiles`` tiles; ``regions`` names the tiles
+    of a picture that are asked about alone; ``whole`` adds a clip's frames as one tile each, for one prompt of all."""
+
+    tiles: TileSettings = field(default_factory=TileSettings)
+    frame_tiles: int = 1
+    frames: int = 8
+    regions: bool = False
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The facts of a file and its tiles, uint8 (N, side, side, 3) each.
+
+    ``parts`` has one array for a picture, and one for each different frame of a clip. ``indices`` and ``times_s`` are
+    those frames' numbers and seconds. ``boxes`` are the parts of a picture that are asked about alone, in picture
+    pixels (left, top, right, bottom); ``alone`` their tiles' numbers. ``whole`` are the arrays of a clip's one prompt.
+    ``origin`` is what the file says of itself, where that was asked for.
+    """
+
+    kind: Literal["image", "video"]
+    width: int
+    height: int
+    sha256: str
+    notes: tuple[str, ...]
+    parts: list[np.ndarray]
+    boxes: list[tuple[int, int, int, int]] = field(default_factory=list)
+    alone: list[int] = field(default_factory=list)
+    whole: list[np.ndarray] = field(default_factory=list)
+    indices: tuple[int, ...] = ()
+    times_s: tuple[float, ...] = ()
+    origin: Provenance = field(default_factory=Provenance)
+
+
+def open_media(
+    source: Source,
+    *,
+    frames: int = 8,
+    limits: Limits | None = None,
+    video_limits: VideoLimits | None = None,
+    keep_bytes: bool = False,
+) -> Image | Clip:
+    """Open a picture or a clip, told apart by content; ``keep_bytes`` as for ``open_image``.
+
+    Raises MediaError for what is neither, or cannot be read.
+    """
+    if isinstance(source, bytes | bytearray | memoryview):
+        kind = sniff(bytes(source[:HEAD]))
+    elif isinstance(source, str | Path):
+        kind = sniff_file(source)
+    else:
+        kind = sniff(source.read(HEAD))
+        source.seek(0)
+    if kind == "video":
+        return open_video(source, frames=frames, limits=video_limits)
+    return open_image(source, limits=limits, keep_bytes=keep_bytes)  # says what it is when it is neither
+
+
+def cut_media(opened: Image | Clip, plan: CutPlan) -> Cut:
+    """The tiles of an opened file; the same for the same file and plan."""
+    return _cut_picture(opened, plan) if isinstance(opened, Image) else _cut_clip(opened, plan)
+
+
+def _cut_picture(image: Image, plan: CutPlan) -> Cut:
+    tiles = cut_tiles(image.rgb, plan.tiles)
+    alone = [i for i in range(len(tiles)) if len(tiles) == 1 or not tiles.is_thumbnail[i]] if plan.regions else []
+    boxes = []
+    for at in alone:
+        left, top, right, bottom = tiles.boxes_xyxy[at]
+        boxes.append((round(left), round(top), round(right), round(bottom)))
+    facts = (image.width, image.height, image.sha256, image.notes)
+    return Cut("image", *facts, [tiles.pixels], boxes=boxes, alone=alone)
+
+
+def _cut_clip(clip: Clip, plan: CutPlan) -> Cut:
+    one = dataclasses.replace(plan.tiles, min_tiles=1, max_tiles=plan.frame_tiles)
+    single = dataclasses.replace(plan.tiles, mode="dynamic", min_tiles=1, max_tiles=1, thumbnail=False)
+    frames = different_frames(clip)
+    return Cut(
+        "video",
+        clip.width,
+        clip.height,
+        clip.sha256,
+        clip.notes,
+        [cut_tiles(frame, one).pixels for _, _, frame in frames],
+        whole=[cut_tiles(frame, single).pixels for frame in clip.frames] if plan.whole else [],
+        indices=tuple(index for index, _, _ in frames),
+        times_s=tuple(time for _, time, _ in frames),
+    )
+
+
+def different_frames(clip: Clip) -> list[tuple[int, float, PILImage.Image]]:
+    """(number, seconds, picture) of each frame once: a short clip has fewer than were asked for."""
+    found = {i: (i, t, f) for i, t, f in zip(clip.indices, clip.times_s, clip.frames, strict=True)}
+    return list(found.values())
