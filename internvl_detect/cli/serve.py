@@ -28,6 +28,7 @@ def run_server(
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask nobody for a token, wherever it listens.")] = False,
     batch_ms: Annotated[float, typer.Option(help="How long the model waits for more files.")] = 5.0,
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Most files judged together.")] = 8,
+    lanes: Annotated[int, typer.Option(min=1, max=64, help="Batches at once: on a CPU, small models.")] = 1,
     decoders: Annotated[int, typer.Option(min=1, max=64, help="Processes that open files.")] = 2,
     queue: Annotated[int, typer.Option(min=1, help="Most files of direct requests; beyond: 429.")] = 64,
     job_queue: Annotated[int, typer.Option(min=1, help="Most files of jobs that wait; beyond: 429.")] = 2000,
@@ -74,6 +75,7 @@ def run_server(
         no_auth=no_auth,
         batch_ms=batch_ms,
         batch_size=batch_size,
+        lanes=lanes,
         decoders=decoders,
         queue=queue,
         job_queue=job_queue,
@@ -97,6 +99,10 @@ def run_server(
         from internvl_detect.detect.calibrate_files import read_calibration
         from internvl_detect.detect.detector import Detector
 
+        if lanes > 1:  # the cores are shared out among them
+            import torch
+
+            torch.set_num_threads(max(1, torch.get_num_threads() // lanes))
         fitted = read_calibration(calibration) if calibration else None
         options: dict[str, Any] = {"device": device, "dtype": dtype, "max_tiles": max_tiles}
         return Detector.from_pretrained(model, adapter, calibration=fitted, **options)

@@ -1,9 +1,10 @@
-"""The one owner of the model: a thread that takes decoded files, a few milliseconds' worth together, and judges them.
+"""The one owner of the model: takes decoded files, a few milliseconds' worth together, and judges them.
 
     owner = Owner(load, batch_size=8, batch_ms=5)
     owner.start(); owner.put(Ask(name, decoded, explain=False, done=print))
 
-Nothing else calls the model, so memory and order are its own to keep. Not here: queues of files (``engine``).
+Nothing else calls the model. One thread does (the only right number on a GPU); with more ``lanes`` a small model on a
+CPU uses every core, which one batch of it cannot. Not here: queues of files (``engine``).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Owner:
         *,
         batch_size: int = 8,
         batch_ms: float = 5.0,
+        lanes: int = 1,
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self._load, self.batch_size, self.batch_s, self.on_batch = load, batch_size, batch_ms / 1000, on_batch
@@ -47,11 +49,14 @@ class Owner:
         self.problem: BaseException | None = None
         self.loaded = threading.Event()  # set when the model is there, or cannot be
         self._asks: queue.SimpleQueue[Ask | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, args=(n,), name=f"model-{n}", daemon=True) for n in range(lanes)
+        ]
 
     def start(self) -> None:
         """Begin to load."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     @property
     def ready(self) -> bool:
@@ -68,15 +73,19 @@ class Owner:
 
     def close(self) -> None:
         """Judge what was handed over, then end."""
-        self._asks.put(None)
-        self._thread.join()
+        for _ in self._threads:
+            self._asks.put(None)
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
-        try:
-            self.detector = self._load()
-        except BaseException as error:  # noqa: BLE001 - the one who waits for ``loaded`` raises it
-            self.problem = error
-        self.loaded.set()
+    def _run(self, lane: int) -> None:
+        if lane == 0:
+            try:
+                self.detector = self._load()
+            except BaseException as error:  # noqa: BLE001 - the one who waits for ``loaded`` raises it
+                self.problem = error
+            self.loaded.set()
+        self.loaded.wait()
         if self.detector is None:
             return
         ending = False

@@ -18,7 +18,7 @@ MIB = 2**20
 class Settings:
     """Everything ``ivdetect serve`` can be told.
 
-    ``queue`` counts the files of direct requests that are taken at a time, ``job_queue`` those of jobs; beyond them the
+    ``lanes`` is how many threads run the model at a time. ``queue`` counts the files of direct requests that are taken at a time, ``job_queue`` those of jobs; beyond them the
     answer is 429. ``max_*`` bound one request: bytes of a file and of all, files, pixels of a picture or frame, seconds
     and frames of a clip. ``decode_*`` bound the process that decodes, by file. ``rate_per_min`` and ``concurrent`` hold
     for each token, or each address where there are no tokens.
@@ -31,6 +31,7 @@ class Settings:
     no_auth: bool = False
     batch_ms: float = 5.0
     batch_size: int = 8
+    lanes: int = 1
     decoders: int = 2
     queue: int = 64
     job_queue: int = 2000
@@ -54,7 +55,16 @@ class Settings:
     names: frozenset[str] = field(default_factory=frozenset, init=False)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "decoders", "queue", "job_queue", "rate_per_min", "concurrent", "max_files"):
+        for name in (
+            "batch_size",
+            "lanes",
+            "decoders",
+            "queue",
+            "job_queue",
+            "rate_per_min",
+            "concurrent",
+            "max_files",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)}", expected="at least 1")
         for name in ("deadline_s", "expire_h", "max_duration_s", "upload_s", "idle_s", "decode_s"):

@@ -50,7 +50,13 @@ class Server:
         self.store = Store(settings.data_dir)
         self.limits = Limits(settings.rate_per_min, settings.concurrent)
         self.uploads = Uploads(self.store.uploads, settings)
-        self.owner = Owner(load, batch_size=settings.batch_size, batch_ms=settings.batch_ms, on_batch=self._count_batch)
+        self.owner = Owner(
+            load,
+            batch_size=settings.batch_size,
+            batch_ms=settings.batch_ms,
+            lanes=settings.lanes,
+            on_batch=self._count_batch,
+        )
         restarts = self.metrics.worker_restarts.inc
         self.decoders = Decoders(settings.decoders, settings.decode_mib, settings.decode_s, restarts)
         self.direct = 0  # files of direct requests that were taken and not answered

@@ -43,6 +43,7 @@ function failed(error, retry) {
     $("tokenForm").hidden = false;
     $("token").focus();
     state.waiting = retry ?? null;
+    if (!state.tried) return; // the form says it
   }
   const text = known(`err_${code}`) ? say(`err_${code}`, { s: error.retry }) : say("err_other", { message: error.message });
   const banner = el("div", { class: "banner" }, el("span", {}, text));
@@ -254,6 +255,7 @@ function listen() {
   $("tokenForm").addEventListener("submit", (event) => {
     event.preventDefault();
     useToken($("token").value);
+    state.tried = true;
     $("token").value = "";
     $("tokenForm").hidden = true;
     calm();
