@@ -242,7 +242,7 @@ def with_kill(server: Server, clients: int, seconds: float, seed: int) -> dict[s
     }
     return {
         **load.summary(rate),
-        "jobs": lost(server, load.accepted),
+        "jobs": {**lost(server, load.accepted), "files": sum(files for _, files in load.accepted)},
         "memory_mb": {k: round(v) for k, v in told.items()},
     }
 

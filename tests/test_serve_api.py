@@ -116,6 +116,13 @@ def test_the_same_file_is_judged_once(tmp_path):
         assert sum(gate.judged) == 2  # another question is another answer
 
 
+def test_two_lanes_answer_what_one_does(tmp_path):
+    with live(tmp_path / "data", lanes=2, batch_size=2) as client:
+        made = client.post("/v1/jobs", files=[part(str(i), picture(i)) for i in range(12)]).json()
+        for seed, row in enumerate(finished(client, made["id"])["results"]):
+            assert row["score"] == pytest.approx(nano().detect(picture(seed)).score, abs=1e-5)
+
+
 def test_a_full_queue_answers_429_and_says_when_to_come_again(tmp_path):
     gate = Gate()
     with live(tmp_path / "data", gate, queue=2, job_queue=3) as client:

@@ -21,7 +21,7 @@ class Settings:
     ``lanes`` is how many threads run the model at a time. ``queue`` counts the files of direct requests that are taken
     at a time, ``job_queue`` those of jobs; beyond them the answer is 429. ``max_*`` bound one request: bytes of a file
     and of all, files, pixels of a picture or frame, seconds and frames of a clip. ``decode_*`` bound the process that
-    decodes, by file. ``rate_per_min`` and ``concurrent`` hold for each token, or each address where there are no tokens.
+    decodes, by file. ``rate_per_min`` and ``concurrent`` hold for each token, or each address where there are none.
     """
 
     data_dir: Path
