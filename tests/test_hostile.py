@@ -17,6 +17,7 @@ from original_model import make_config, make_tensors, write_checkpoint
 from safetensors.torch import load_file, save_file
 from test_cli import run
 
+from internvl_detect.detect import detector as detecting
 from internvl_detect.detect.detector import Detector
 from internvl_detect.errors import AdapterError, CheckpointError, ConfigError, DataError, IvdetectError
 from internvl_detect.model.adapter import LoraSettings, merge, new_lora, save_adapter
@@ -166,14 +167,14 @@ def test_a_calibration_serves_the_model_that_it_was_fitted_on_and_no_other(adapt
 def test_a_file_whose_reading_fails_is_one_row(photo, tiny_folder, monkeypatch):
     paths = [photo(f"{i}.png", seed=i) for i in range(3)]
     detector = Detector.from_pretrained(tiny_folder)
-    opened = detector._read
+    opened = detecting.open_media
 
-    def fails(media, frames):
+    def fails(media, **options):
         if str(media) == str(paths[1]):
             raise OSError(5, "Input/output error")
-        return opened(media, frames)
+        return opened(media, **options)
 
-    monkeypatch.setattr(detector, "_read", fails)
+    monkeypatch.setattr(detecting, "open_media", fails)
     rows = list(detector.detect_many(paths))
     assert [hasattr(row, "score") for row in rows] == [True, False, True]
     assert rows[1].exit_code == 3 and "Input/output" in rows[1].error
