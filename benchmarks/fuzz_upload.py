@@ -88,7 +88,7 @@ def request(draw: random.Random, files: list[bytes]) -> dict[str, Any]:
         kind = f"multipart/form-data; boundary={edge}" if draw.random() < 0.9 else "multipart/form-data"
         if draw.random() < 0.2:
             body = body[: draw.randrange(len(body))]
-    return {"url": path, "content": body, "headers": {"content-type": kind.encode("utf-8").decode("latin-1")}}
+    return {"url": path, "content": body, "headers": {b"content-type": kind.encode()}}
 
 
 def main() -> None:

@@ -178,6 +178,19 @@ def test_a_decoding_process_can_write_no_file_and_has_no_secret_of_the_server(mo
         decoders.close()
 
 
+def test_memory_that_earlier_files_took_costs_no_sound_file_its_verdict(monkeypatch):
+    decoders = Decoders(1, 600, 30)
+    try:
+        assert isinstance(decoders.decode(order(SAMPLES / "coffee.jpg"), 224), wire.Decoded)
+        worn = decoders._all[0]
+        said = {"error": "a picture needs more than the decoder may use", "exit_code": 3, "out_of_memory": True}
+        monkeypatch.setattr(worn, "_exchange", lambda order, seconds: (said, []))
+        assert isinstance(decoders.decode(order(SAMPLES / "coffee.jpg"), 224), wire.Decoded)
+        assert not worn.alive and decoders._all != [worn]
+    finally:
+        decoders.close()
+
+
 @given(st.binary(max_size=400))
 def test_no_answer_of_a_decoder_that_was_taken_over_raises_anything_else_or_takes_memory(data):
     stream = io.BytesIO(data)

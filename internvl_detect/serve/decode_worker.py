@@ -63,7 +63,8 @@ def main() -> None:
         except IvdetectError as error:
             wire.send(sink, {"error": str(error), "exit_code": error.exit_code})
         except (MemoryError, RecursionError) as error:
-            _fail(sink, message[0], f"needs more than the decoder may use ({type(error).__name__})")
+            why = f"needs more than the decoder may use ({type(error).__name__})"
+            _fail(sink, message[0], why, out_of_memory=isinstance(error, MemoryError))
         except OSError as error:
             _fail(sink, message[0], f"cannot be read ({error.strerror or type(error).__name__})")
         except Exception as error:  # noqa: BLE001 - the next file shall not pay for it
@@ -121,9 +122,9 @@ def _limit_cpu(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + seconds) + 1, hard))
 
 
-def _fail(sink: BinaryIO, order: dict[str, Any], why: str) -> None:
+def _fail(sink: BinaryIO, order: dict[str, Any], why: str, *, out_of_memory: bool = False) -> None:
     error = MediaError(f"{order['name']} {why}", do="use a smaller file")
-    wire.send(sink, {"error": str(error), "exit_code": error.exit_code})
+    wire.send(sink, {"error": str(error), "exit_code": error.exit_code, "out_of_memory": out_of_memory})
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ class Decoder:
             close_fds=True,
         )
         self.files = 0
+        self.worn = False  # its memory did not suffice, which may be the doing of the files before
         self.without_network = False
         hello = self._exchange(None, _START_S)
         if hello is None:
@@ -59,6 +60,7 @@ class Decoder:
                 raise wire.BadMessage("no answer")
             header, blobs = answer
             if "error" in header:
+                self.worn = bool(header.get("out_of_memory")) and self.files > 1
                 return Failure(name, str(header["error"])[:2000], int(header["exit_code"]))
             return wire.to_decoded(header, blobs, tile_px)
         except (wire.BadMessage, OSError, ValueError):
@@ -120,6 +122,11 @@ class Decoders:
             if decoder is None or not decoder.alive:
                 decoder = self._new()
             answer = decoder.ask(order, tile_px, self.seconds)
+            if decoder.worn:
+                decoder.end()
+                self._forget(decoder)
+                decoder = self._new()
+                answer = decoder.ask(order, tile_px, self.seconds)
             if not decoder.alive:
                 self._forget(decoder)
                 decoder = None
