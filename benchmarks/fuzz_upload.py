@@ -120,7 +120,7 @@ def main() -> None:
                         if not answer.isdigit() or int(answer) not in NAMED:
                             wrong.append(f"client {seed}, request {turn}: {answer}")
                     if turn % 100 == 99:
-                        sound = client.post("/v1/detect?name=a.jpg", content=PICTURES[0])
+                        sound = client.post("/v1/detect", content=PICTURES[0], headers={"content-type": "image/jpeg"})
                         with lock:
                             if sound.status_code not in (200, 429) or server.process.poll() is not None:
                                 wrong.append(f"after {turn}: a sound picture got {sound.status_code}")
