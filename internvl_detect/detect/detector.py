@@ -23,7 +23,7 @@ from internvl_detect.detect.aggregate import synthetic_stretch
 from internvl_detect.detect.interface import Asks, Job, score_of
 from internvl_detect.detect.question_rows import Asked
 from internvl_detect.errors import EXIT_INTERNAL, ConfigError, IvdetectError, MediaError
-from internvl_detect.media.cuts import Cut, CutPlan, Precut, Shown, different_frames, open_media
+from internvl_detect.media.cuts import Cut, CutPlan, Precut, Shown, different_frames, of_a_frame, one_tile, open_media
 from internvl_detect.media.image import Image, Limits
 from internvl_detect.media.provenance import provenance_of
 from internvl_detect.media.source import name_of
@@ -219,7 +219,7 @@ class Detector:
         self._add(job, "picture", self.image_question, whole)
         if not regions:
             return
-        single = self._one_tile()
+        single = one_tile(self.tiles)
         for at, box in enumerate(whole.tiles.boxes_xyxy):
             if len(whole.tiles) == 1 or not whole.tiles.is_thumbnail[at]:
                 tile = PILImage.fromarray(whole.tiles.pixels[at])
@@ -228,8 +228,8 @@ class Detector:
                 job.boxes.append((round(left), round(top), round(right), round(bottom)))
 
     def _add_clip(self, job: Job, clip: Clip, own: str) -> None:
-        alone = dataclasses.replace(self.tiles, min_tiles=1, max_tiles=self.loaded.settings.frame_tiles)
-        single = self._one_tile()
+        alone = of_a_frame(self.tiles, self.loaded.settings.frame_tiles)
+        single = one_tile(self.tiles)
         together = [Shown(frame, single) for frame in clip.frames]
         if self.loaded.settings.clip_score == "prompt":
             job.requests.append(self.asker.question(self.video_question, together, video=True))
@@ -242,9 +242,6 @@ class Detector:
     def _add(self, job: Job, role: str, question: str, shown: Shown | Precut) -> None:
         job.requests.append(self.asker.question(question, [shown]))
         job.roles.append(role)
-
-    def _one_tile(self) -> TileSettings:
-        return dataclasses.replace(self.tiles, mode="dynamic", min_tiles=1, max_tiles=1, thumbnail=False)
 
     def _verdict(self, job: Job) -> Verdict:
         score = score_of(job)

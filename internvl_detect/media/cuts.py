@@ -124,8 +124,7 @@ def _cut_picture(image: Image, plan: CutPlan) -> Cut:
 
 
 def _cut_clip(clip: Clip, plan: CutPlan) -> Cut:
-    one = dataclasses.replace(plan.tiles, min_tiles=1, max_tiles=plan.frame_tiles)
-    single = dataclasses.replace(plan.tiles, mode="dynamic", min_tiles=1, max_tiles=1, thumbnail=False)
+    one, single = of_a_frame(plan.tiles, plan.frame_tiles), one_tile(plan.tiles)
     frames = different_frames(clip)
     return Cut(
         "video",
@@ -138,6 +137,16 @@ def _cut_clip(clip: Clip, plan: CutPlan) -> Cut:
         indices=tuple(index for index, _, _ in frames),
         times_s=tuple(time for _, time, _ in frames),
     )
+
+
+def of_a_frame(tiles: TileSettings, most: int) -> TileSettings:
+    """How a frame that is asked about alone is cut: in up to ``most`` tiles."""
+    return dataclasses.replace(tiles, min_tiles=1, max_tiles=most)
+
+
+def one_tile(tiles: TileSettings) -> TileSettings:
+    """How a picture is cut that is to be one tile, whatever its shape."""
+    return dataclasses.replace(tiles, mode="dynamic", min_tiles=1, max_tiles=1, thumbnail=False)
 
 
 def different_frames(clip: Clip) -> list[tuple[int, float, PILImage.Image]]:

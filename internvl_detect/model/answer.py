@@ -19,6 +19,7 @@ from internvl_detect.errors import DataError
 from internvl_detect.media.tiles import MEAN, STD
 from internvl_detect.model.checkpoint import LoadedModel
 from internvl_detect.model.decoding import LENGTHS, Decoder, fits_graph
+from internvl_detect.model.parts import base_of
 from internvl_detect.model.score import log_odds
 from internvl_detect.model.tokenizer import encode_text, special_id
 from internvl_detect.model.yes_no import YesNo, yes_no_sets
@@ -181,7 +182,7 @@ class Answerer:
         if not filled:
             return None
         whole = np.concatenate(filled)
-        inner = getattr(self.loaded.model, "get_base_model", lambda: self.loaded.model)()
+        inner = base_of(self.loaded.model)
         step = TILES_AT_ONCE.get(self.loaded.device.type, 64)
         features = [
             inner.get_image_features(self._pixels(whole[at : at + step]), return_dict=True).pooler_output

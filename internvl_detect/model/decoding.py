@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from transformers import StaticCache
 
+from internvl_detect.model.parts import base_of
+
 LENGTHS = 256  # caches are a multiple of this long, so that a graph serves prompts of like length
 LOOK_EVERY = 8  # steps between two looks at whether all answers have ended: a look waits for the device
 
@@ -111,7 +113,7 @@ class Decoder:
 @contextmanager
 def _fixed_frequencies(model: Any, length: int) -> Iterator[None]:
     """Dynamic rotary scaling looks at positions on the host, which no graph can; below its length it does nothing."""
-    rotary = _base(model).model.language_model.rotary_emb
+    rotary = base_of(model).model.language_model.rotary_emb
     kind = rotary.rope_type
     if "dynamic" not in kind or length >= rotary.original_max_seq_len:
         yield
@@ -125,11 +127,7 @@ def _fixed_frequencies(model: Any, length: int) -> Iterator[None]:
 
 def fits_graph(model: Any, length: int) -> bool:
     """Whether a step of this length can be captured: on a GPU, not quantized, and no rotary scaling in play."""
-    base = _base(model)
+    base = base_of(model)
     rotary = base.model.language_model.rotary_emb
     still = rotary.rope_type == "default" or ("dynamic" in rotary.rope_type and length < rotary.original_max_seq_len)
     return next(base.parameters()).device.type == "cuda" and still and not getattr(base, "is_quantized", False)
-
-
-def _base(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -16,6 +16,7 @@ from transformers.models.llama import modeling_llama
 from transformers.models.qwen2 import modeling_qwen2
 
 from internvl_detect.errors import ConfigError
+from internvl_detect.model.parts import base_of
 
 
 def use_kernels(model: Any, choice: str = "auto") -> bool:
@@ -26,7 +27,7 @@ def use_kernels(model: Any, choice: str = "auto") -> bool:
     """
     if choice not in ("auto", "liger", "none"):
         raise ConfigError(f"kernels {choice!r}", expected="auto, liger or none")
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     on_gpu = next(base.parameters()).device.type == "cuda"
     there = importlib.util.find_spec("liger_kernel") is not None
     if choice == "none" or (choice == "auto" and not (on_gpu and there)):
@@ -42,7 +43,7 @@ def use_kernels(model: Any, choice: str = "auto") -> bool:
         if fused is not None and (fused is not _Mlp or module.config.hidden_act == "silu"):
             module.__class__ = _subclass(fused, type(module))
     for library in (modeling_llama, modeling_qwen2):
-        if library.apply_rotary_pos_emb not in _ROTARY:
+        if not hasattr(library.apply_rotary_pos_emb, "plain"):
             library.apply_rotary_pos_emb = _rotary(library.apply_rotary_pos_emb)
     return True
 
@@ -77,7 +78,6 @@ _FUSED: dict[type, type] = {
     modeling_qwen2.Qwen2MLP: _Mlp,
 }
 _MADE: dict[type, type] = {}
-_ROTARY: list[Any] = []
 
 
 def _subclass(fused: type, plain: type[nn.Module]) -> type:
@@ -97,5 +97,4 @@ def _rotary(plain: Any) -> Any:
         return liger_rotary_pos_emb(q, k, cos, sin)
 
     apply.plain = plain  # type: ignore[attr-defined]
-    _ROTARY.append(apply)
     return apply

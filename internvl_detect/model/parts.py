@@ -95,3 +95,8 @@ def _tokenizer(folder: Path, notes: list[str]) -> PreTrainedTokenizerFast | None
         return build_tokenizer(folder)
     notes.append(f"{folder} has no tokenizer; questions in words cannot be asked")
     return None
+
+
+def base_of(model: Any) -> Any:
+    """The InternVL itself, where PEFT may have wrapped it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

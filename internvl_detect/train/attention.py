@@ -17,6 +17,8 @@ import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from internvl_detect.model.parts import base_of
+
 NAME = "sdpa_by_sample"
 FEW = (
     4  # so many samples or fewer go one by one: sdpa's kernel is the faster one, until its launches are what takes time
@@ -48,8 +50,7 @@ def attend_by_sample(
 def use_by_sample(model: Any) -> None:
     """Make the language model of an InternVL (bare or wrapped by PEFT) attend by sample."""
     AttentionInterface.register(NAME, attend_by_sample)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    base.model.language_model.config._attn_implementation = NAME
+    base_of(model).model.language_model.config._attn_implementation = NAME
 
 
 def _in_one_kernel(
