@@ -1,8 +1,8 @@
 """Ask a loaded model: a batch of prompts with their tiles through one prefill, then words and further turns from the
 same cache.
 
-Prompts of different lengths are padded on the left, and so is each further turn. Not here: reading files or deciding (``detect``), the prompt's
-wording (``prompts``).
+Prompts of different lengths are padded on the left, and so is each further turn. Not here: reading files or deciding
+(``detect``), the prompt's wording (``prompts``).
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Answerer:
         try:
             out = self.loaded.model(
                 input_ids=ids,
-                attention_mask=None if bool(mask.all()) else mask,
+                attention_mask=None if ids.shape == mask.shape and bool(mask.all()) else mask,
                 position_ids=_positions(mask)[:, -ids.shape[1] :],
                 logits_to_keep=1,
                 **more,
@@ -142,7 +142,10 @@ class Answerer:
         """
         first = state.first_logits.argmax(-1)
         length = -(-(state.mask.shape[1] + max_tokens) // LENGTHS) * LENGTHS
-        hear = None if tell is None else lambda answers: tell([self.text(ids) for ids in self._ended(answers)])
+        hear: Hear | None = None
+        if tell is not None:
+            told = tell
+            hear = lambda answers: told([self.text(ids) for ids in self._ended(answers)])  # noqa: E731
         if fits_graph(self.loaded.model, length):
             decoder = self._decoder
             if decoder is None or (decoder.model, decoder.batch, decoder.length) != (
@@ -154,7 +157,8 @@ class Answerer:
                 self._decoder = decoder = Decoder(self.loaded.model, text, len(first), length, graph=True)
             return decoder.run(state.cache, state.mask, first, self.stop, max_tokens, hear)
         answers = self._step_by_step(state, first, max_tokens, hear)
-        state.cache.crop(state.mask.shape[1])
+        if (more := state.cache.get_seq_length() - state.mask.shape[1]) > 0:
+            state.cache.crop(-more)
         return answers
 
     def text(self, ids: Sequence[int]) -> str:
@@ -165,7 +169,7 @@ class Answerer:
         return [ids[: ids.index(self.stop)] if self.stop in ids else ids for ids in answers]
 
     def _step_by_step(
-        self, state: Prefilled, token: torch.Tensor, max_tokens: int, hear: Hear | None
+        self, state: Prefilled, token: torch.Tensor, max_tokens: int, hear: Hear | None = None
     ) -> list[list[int]]:
         mask, cache = state.mask, state.cache
         said = [token]
@@ -240,7 +244,7 @@ class Answerer:
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
     def _seen(self, tiles: Sequence[np.ndarray]) -> torch.Tensor | None:
-        """What the ViT and projector make of all tiles (T, n, D), some at a time: memory stays bounded and caches stay warm."""
+        """What the ViT and projector make of all tiles (T, n, D), some at a time: memory stays bounded."""
         filled = [t for t in tiles if len(t)]
         if not filled:
             return None

@@ -118,7 +118,9 @@ def encode_turns(tokenizer: PreTrainedTokenizerFast, answer: str | Sequence[int]
     """
     start, end = special_id(tokenizer, "<|im_start|>"), special_id(tokenizer, "<|im_end|>")
     header = encode_text(tokenizer, "assistant\n")
-    said = list(answer) if not isinstance(answer, str) else encode_text(tokenizer, f"assistant\n{answer}")[len(header) :]
+    said = (
+        list(answer) if not isinstance(answer, str) else encode_text(tokenizer, f"assistant\n{answer}")[len(header) :]
+    )
     return [*said, end, start, *encode_text(tokenizer, f"user\n{question}"), end, start, *header]
 
 
