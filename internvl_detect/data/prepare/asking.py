@@ -4,8 +4,9 @@
     shares = Shares(); ...; conversations(row, asked, shares, root)
 
 Kinds: ``verdict`` (the standard question; yes or no), ``explain`` (the same, then a question for reasons with a domain
-tag in front) and ``mask`` (the same, then where, then ``<SEG>``). These are the turns that detection takes. Neither the kind of question nor the tag may give the label
-away: authentic files are asked each kind as often as fake ones, and a tag is a guess. Not here: files (``one_file``).
+tag in front) and ``mask`` (the same, then where, then ``<SEG>``). These are the turns that detection takes. Neither the
+kind of question nor the tag may give the label away: authentic files are asked each kind as often as fake ones, and a
+tag is a guess. Not here: files (``one_file``).
 """
 
 from __future__ import annotations
