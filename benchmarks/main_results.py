@@ -25,7 +25,7 @@ from internvl_detect.data.forge import Finish, forge
 from internvl_detect.data.manifest import ManifestRow, place_group, read_manifest
 from internvl_detect.errors import IvdetectError
 from internvl_detect.evaluate.baselines import BASELINES, Baseline, scored
-from internvl_detect.evaluate.equalise import RULE, equalise, rng_of
+from internvl_detect.evaluate.equalise import RULE, common_side, equalise, rng_of
 from internvl_detect.evaluate.metrics import balanced_accuracy, counts_at, fake_accuracy, real_accuracy
 from internvl_detect.evaluate.robustness import point
 from internvl_detect.media.image import open_image
@@ -47,7 +47,7 @@ class Nano:
         return nano_scores(self._loaded, pictures)
 
 
-def twins(photographs: Sequence[tuple[str, Image.Image]]) -> tuple[list[Image.Image], list[int]]:
+def twins(photographs: Sequence[tuple[str, Image.Image]], side: int) -> tuple[list[Image.Image], list[int]]:
     """Authentic and forged twins of each photograph, finished alike; those that cannot be forged are left out."""
     pictures, fake = [], []
     for i, (name, picture) in enumerate(photographs):
@@ -59,7 +59,7 @@ def twins(photographs: Sequence[tuple[str, Image.Image]]) -> tuple[list[Image.Im
             continue
         finish = Finish.draw(rng)
         for y, values in enumerate((rgb, edited)):
-            pictures.append(equalise(open_image(finish.apply(values)).rgb, rng_of(f"{name}/twin")))
+            pictures.append(equalise(open_image(finish.apply(values)).rgb, rng_of(f"{name}/twin"), side_px=side))
             fake.append(y)
     return pictures, fake
 
@@ -107,13 +107,14 @@ def measure(data: Path, limit: int) -> dict[str, Any]:
             continue
         rows.append(row)
         pictures.append(picture)
-    same = [equalise(p, rng_of(r.path)) for p, r in zip(pictures, rows, strict=True)]
+    side = common_side([p.size for p in pictures])  # one size, or the size would tell the class again
+    same = [equalise(p, rng_of(r.path), side_px=side) for p, r in zip(pictures, rows, strict=True)]
     in_test = [place_group(r.group, {"fit": 0.5, "test": 0.5}, 0) == "test" for r in rows]
     test = [i for i, t in enumerate(in_test) if t]
     rest = [i for i, t in enumerate(in_test) if not t]
     photographs = [(rows[i].path, pictures[i]) for i in rest if rows[i].label == "real"]
     sets = {
-        "forged twins": twins(photographs),
+        "forged twins": twins(photographs, side),
         "half of this set": ([same[i] for i in rest], [int(rows[i].label != "real") for i in rest]),
     }
     test_rows, test_pictures = [rows[i] for i in test], [same[i] for i in test]
@@ -132,6 +133,7 @@ def measure(data: Path, limit: int) -> dict[str, Any]:
         "what": "AUC with 95 % bootstrap interval by group, accuracies at 0.5, on equalised pictures",
         "command": f"python benchmarks/main_results.py DATA --limit {limit} --out results",
         "equalised": RULE,
+        "side_px": side,
         "pictures": {"test": len(test), "fit": len(rest), "twins": len(sets["forged twins"][0])},
         "seconds": round(time.monotonic() - began, 1),
         "missing": missing,
