@@ -72,7 +72,7 @@ class EvalSection(_Section):
     """Evaluation on the validation choice, by detection metrics."""
 
     steps: int = Field(default=0, ge=0, description="every so many optimiser steps; 0: ten times a run")
-    metric: Literal["auc", "balanced_accuracy", "log_loss", "loss"] = Field(
+    metric: Literal["auc", "balanced_accuracy", "log_loss", "loss", "pixel_f1"] = Field(
         default="auc", description="chooses the best"
     )
     patience: int = Field(default=0, ge=0, description="stop after so many evaluations without a better one; 0: never")
@@ -80,6 +80,17 @@ class EvalSection(_Section):
         default=0, ge=0, description="look at so many validation samples at most, evenly spread; 0: all"
     )
     target_error: float = Field(default=0.05, gt=0, lt=0.5, description="error rate each side of the decision may have")
+
+
+class MaskSection(_Section):
+    """The ``<SEG>`` row and the mask head, trained together with LoRA (docs/masks.md)."""
+
+    head: Literal["none", "light"] = Field(default="none", description="light: the head on the tagger's grid")
+    text: float = Field(default=1.0, ge=0, description="weight of the text loss")
+    bce: float = Field(default=2.0, ge=0, description="weight of the pixels' binary cross entropy")
+    dice: float = Field(default=0.5, ge=0, description="weight of the Dice loss")
+    lr_scale: float = Field(default=1.0, gt=0, description="factor on the learning rate of rows and head")
+    tagger: str = Field(default="nano", min_length=1, description="the domain tagger's folder, or nano")
 
 
 class TrainConfig(_Section):
@@ -110,6 +121,7 @@ class TrainConfig(_Section):
     lora: LoraSection = LoraSection()
     train: PartsSection = PartsSection()
     lr_scale: ScaleSection = ScaleSection()
+    mask: MaskSection = MaskSection()
     quantize: Literal["none", "nf4"] = Field(default="none", description="nf4: 4-bit base (QLoRA), needs bitsandbytes")
 
     learning_rate: float = Field(default=4e-5, gt=0)
@@ -166,6 +178,12 @@ class TrainConfig(_Section):
             raise ValueError(f"quantize {self.quantize} keeps the base in 4 bits: nothing of it can be trained in full")
         if self.quantize != "none" and self.precision == "fp32":
             raise ValueError("quantize nf4 computes in bf16 or fp16: set precision to one of them")
+        if self.mask.head != "none" and (not self.uses_lora or "full" in self.train.model_dump().values()):
+            raise ValueError("mask.head goes with LoRA alone: set no part of train to full")
+        if self.eval.metric == "pixel_f1" and self.mask.head == "none":
+            raise ValueError("eval.metric pixel_f1 needs masks: set mask.head=light")
+        if self.mask.head != "none" and (self.fsdp or self.deepspeed):
+            raise ValueError("mask.head goes with one GPU or DDP")
         if self.fsdp and self.deepspeed:
             raise ValueError("fsdp and deepspeed are both set: choose one")
         return self
