@@ -16,8 +16,10 @@ from PIL import Image
 
 from internvl_detect.config import load_train_config
 from internvl_detect.data.conversations.meta import make_row, write_jsonl, write_meta
+from internvl_detect.errors import AdapterError
 from internvl_detect.model.checkpoint import load_base
 from internvl_detect.model.mask import LightHead
+from internvl_detect.model.masker import Masker, regions_of
 from internvl_detect.model.prompts import encode_conversation
 from internvl_detect.model.seg import add_seg, parts_of, seg_id
 from internvl_detect.train import finetune
@@ -117,3 +119,29 @@ def test_the_recipes_of_masks_train_as_they_stand(recipe, marked, place, tmp_pat
     file = Path(__file__).resolve().parents[1] / "recipes" / f"{recipe}.yaml"
     result = finetune.run(load_train_config(file, [*sets, "val_data_choice=marked", "max_steps=2"], {}))
     assert (result.adapter / "mask.safetensors").is_file() and 0 <= result.after["pixel_f1"] <= 1
+
+
+def test_without_a_head_the_mask_is_the_tagger_s_map_in_the_picture_s_own_pixels():
+    tagger = FakeTagger()
+    tagger.map_threshold = 0.25
+    picture = Image.new("RGB", (50, 31))
+    drawn = Masker.of(None, tagger).draw(picture, tagger.look(picture), None, None, [])
+    assert drawn.shape == (31, 50) and np.allclose(drawn, 0.3) and Masker.of(None, tagger).threshold == 0.25
+
+
+def test_regions_have_box_area_and_mean_score_and_an_empty_map_has_none():
+    given = np.zeros((40, 60), np.float32)
+    given[5:15, 10:30], given[30, 50] = 0.8, 0.9
+    (region,) = regions_of(given, 0.5)
+    assert (region.box_xyxy, region.area_px) == ((10, 5, 30, 15), 200) and region.score == pytest.approx(0.8)
+    assert regions_of(np.zeros((1, 1), np.float32), 0.5) == ()
+
+
+def test_mask_weights_that_do_not_fit_are_refused(settings_of, marked, place):
+    from safetensors.torch import load_file, save_file
+
+    adapter = finetune.run(settings_of(*marked, "max_steps=1")).adapter
+    stored = load_file(adapter / "mask.safetensors")
+    save_file({k: v for k, v in stored.items() if k != "seg_out"}, adapter / "mask.safetensors")
+    with pytest.raises(AdapterError, match="seg_out"):
+        load_base(place / "base", adapter=adapter)

@@ -104,5 +104,9 @@ def load_mask(model: Any, folder: Path) -> MaskParts | None:
         raise AdapterError(f"{folder / WEIGHTS} does not fit: {odd[0]}", expected="the rows and head of this base")
     parts = add_seg(model, LightHead(channels, own))
     parts.load_state_dict(stored)
+    threshold = said.get("threshold", 0.5)
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise AdapterError(f"{folder / SETTINGS}: threshold is {threshold!r}", expected="a number, 0 to 1")
+    parts.threshold = float(threshold)
     parts.requires_grad_(False)
     return parts

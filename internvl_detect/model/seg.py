@@ -22,7 +22,7 @@ class MaskParts(nn.Module):
 
     def __init__(self, token: int, width: int, head: nn.Module) -> None:
         super().__init__()
-        self.token = token
+        self.token, self.threshold = token, 0.5
         self.seg_in = nn.Parameter(torch.zeros(width))
         self.seg_out = nn.Parameter(torch.zeros(width))
         self.head = head

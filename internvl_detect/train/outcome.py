@@ -110,7 +110,7 @@ def write_weights(
     if gives_adapter(config):
         save_adapter(model, target, settings)
         if (parts := parts_of(model)) is not None:
-            about = {"tagger": config.mask.tagger, "threshold": 0.5}
+            about = {"tagger": config.mask.tagger, "threshold": parts.threshold}
             if scored is not None and "pixel_threshold" in scored.pixels:
                 about["threshold"] = scored.pixels["pixel_threshold"]
             save_mask(parts, target, about)
