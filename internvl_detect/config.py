@@ -10,7 +10,6 @@ import difflib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from internvl_detect.errors import ConfigError
-from internvl_detect.files import read_text
+from internvl_detect.files import YamlLoader, read_yaml
 
 ENVIRONMENT = {
     "OUTPUT_DIR": "output_dir",
@@ -257,52 +256,12 @@ def field_help() -> dict[str, str]:
     return out
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping of a YAML file of at most 1 MiB; empty for an empty file. Raises ConfigError naming the line."""
-    text = read_text(path, what="settings file", max_bytes=2**20)
-    try:
-        values = yaml.load(text, Loader=_Loader)
-        json.dumps(values, default=str)  # an alias to itself cannot be written out
-    except (RecursionError, ValueError) as error:
-        raise ConfigError(
-            f"{path} is nested too deeply or holds a value that is none ({error})", expected="plain YAML"
-        ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: {getattr(error, 'problem', error)}", expected="YAML") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}", expected="key: value lines")
-    return values
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice and reads 4e-5 as a number, as YAML 1.2 does."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
-        for at, key in enumerate(keys):
-            if key in keys[:at]:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
 def _scalar(key: str, text: str) -> Any:
     inner = _field_type(key)
     if inner is str:
         return text.strip()
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=YamlLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
