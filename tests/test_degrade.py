@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from internvl_detect.errors import ConfigError
+from internvl_detect.media.clip_reencode import reencode
 from internvl_detect.media.degrade import LEAST_PX, OPERATIONS, augment, degrade
 
 
@@ -29,6 +30,9 @@ PARAMETERS = {
     "noise": {"sigma": 8.0},
     "crop": {"box_xyxy": (5, 6, 60, 50)},
     "flip": {},
+    "double_jpeg": {"first": 70, "quality": 85, "shift_px": 3},
+    "screenshot": {"scale": 0.8},
+    "social": {"chain": "thumbnail"},
 }
 
 
@@ -96,3 +100,39 @@ def test_augment_uses_every_step_and_leaves_some_pictures_alone() -> None:
 def test_unknown_names_and_wrong_parameters_are_errors(name: str, parameters: dict) -> None:
     with pytest.raises(ConfigError):
         degrade(picture(), name, **parameters)
+
+
+def test_chains_shrink_and_never_grow_and_each_passing_on_changes_more() -> None:
+    assert degrade(picture(900, 600), "social", chain="thumbnail").size == (512, 341)
+    small = picture()
+    assert degrade(small, "social", chain="large").size == small.size
+    assert degrade(small, "screenshot", scale=1.5).size == (135, 105)
+    values = np.asarray(small).astype(int)
+    once, twice = (degrade(small, "social", chain=c) for c in ("messenger", "messenger_twice"))
+    assert once.tobytes() == degrade(small, "jpeg", quality=70).tobytes()
+    assert np.abs(np.asarray(twice).astype(int) - values).mean() >= np.abs(np.asarray(once).astype(int) - values).mean()
+    with pytest.raises(ConfigError, match="messenger"):
+        degrade(small, "social", chain="nowhere")
+
+
+def test_a_second_jpeg_on_the_same_grid_is_two_jpegs_and_a_shift_cuts_the_sides() -> None:
+    small = picture()
+    two = degrade(degrade(small, "jpeg", quality=70), "jpeg", quality=90)
+    assert degrade(small, "double_jpeg", first=70, quality=90).tobytes() == two.tobytes()
+    assert degrade(small, "double_jpeg", first=70, quality=90, shift_px=3).size == (87, 67)
+
+
+@pytest.mark.parametrize("codec", ["h264", "h265"])
+def test_frames_coded_again_keep_their_count_and_size_and_lose_more_at_a_higher_crf(codec: str) -> None:
+    frames = [picture(97, 65).rotate(3 * i) for i in range(4)]
+    off = []
+    for crf in (10, 40):
+        coded = reencode(frames, codec=codec, crf=crf)
+        assert [f.size for f in coded] == [(97, 65)] * 4
+        pairs = zip(frames, coded, strict=True)
+        off.append(np.mean([np.abs(np.asarray(a, int) - np.asarray(b, int)).mean() for a, b in pairs]))
+    assert 0 < off[0] < off[1]
+    with pytest.raises(ConfigError, match="h264"):
+        reencode(frames, codec="theora", crf=20)
+    with pytest.raises(ConfigError, match="one size"):
+        reencode([picture(), picture(80, 80)], codec="h264", crf=20)

@@ -77,6 +77,53 @@ def flip(rgb: PILImage.Image) -> PILImage.Image:
     return rgb.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT)
 
 
+def double_jpeg(rgb: PILImage.Image, *, first: int, quality: int, shift_px: int = 0) -> PILImage.Image:
+    """JPEG at quality ``first``, ``shift_px`` (0 to 7) rows and columns cut off above and left, JPEG at ``quality``.
+
+    0 leaves both grids of 8x8 blocks on each other; sides under 16 px are not cut.
+    """
+    _within("shift_px", shift_px, 0, 7)
+    once = jpeg(rgb, quality=first)
+    if shift_px and min(rgb.size) >= 16:
+        once = once.crop((shift_px, shift_px, *once.size))
+    return jpeg(once, quality=quality)
+
+
+def screenshot(rgb: PILImage.Image, *, scale: float) -> PILImage.Image:
+    """As if shown at ``scale`` (0.1 to 4) of its size on a screen and captured: bilinear, no compression after (PNG).
+
+    A stand-in: no sub-pixel rendering, colour management or moire of a photographed screen.
+    """
+    _within("scale", scale, 0.1, 4)
+    size = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
+    return rgb.resize(size, PILImage.Resampling.BILINEAR)
+
+
+# Longer side in px, JPEG quality, how often it is passed on. Stand-ins in the manner of platforms, not measured ones:
+# what a platform does changes by year, app and upload.
+CHAINS: dict[str, tuple[int, int, int]] = {
+    "large": (2048, 85, 1),
+    "feed": (1080, 75, 1),
+    "messenger": (1280, 70, 1),
+    "messenger_twice": (1280, 70, 2),
+    "thumbnail": (512, 60, 1),
+}
+
+
+def social(rgb: PILImage.Image, *, chain: str) -> PILImage.Image:
+    """One of CHAINS: shrunk to its longer side (never grown; Lanczos), then JPEG 4:2:0; again for each passing on."""
+    if chain not in CHAINS:
+        raise ConfigError(f"chain {chain!r}", expected=", ".join(CHAINS))
+    longer, quality, times = CHAINS[chain]
+    for _ in range(times):
+        if max(rgb.size) > longer:
+            factor = longer / max(rgb.size)
+            size = (max(1, round(rgb.width * factor)), max(1, round(rgb.height * factor)))
+            rgb = rgb.resize(size, PILImage.Resampling.LANCZOS)
+        rgb = jpeg(rgb, quality=quality)
+    return rgb
+
+
 OPERATIONS: dict[str, Callable[..., PILImage.Image]] = {
     "jpeg": jpeg,
     "webp": webp,
@@ -85,6 +132,9 @@ OPERATIONS: dict[str, Callable[..., PILImage.Image]] = {
     "noise": noise,
     "crop": crop,
     "flip": flip,
+    "double_jpeg": double_jpeg,
+    "screenshot": screenshot,
+    "social": social,
 }
 
 

@@ -1,0 +1,44 @@
+"""The domain tagger alone as a baseline: 1 - P(authentic), and its map of where a picture was edited.
+
+Not fitted here: its weights are those of ``train-tag``. ``path`` is "nano" for the embedded one, or a folder.
+
+    Tagger("nano").scores(pictures)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image as PILImage
+
+
+class Tagger:
+    """``model.domain_tag.DomainTagger`` behind the interface of baselines; loaded when first asked."""
+
+    fits = False
+
+    def __init__(self, path: str = "nano") -> None:
+        self.path, self.name = path, f"domain tagger ({path})"
+        self._tagger: Any = None
+
+    def fit(self, pictures: Iterable[PILImage.Image], fake: Sequence[int]) -> None:
+        """Nothing to learn here."""
+
+    def scores(self, pictures: Sequence[PILImage.Image]) -> list[float]:
+        """1 - P(authentic), calibrated by the tagger. Raises CheckpointError for weights that cannot be loaded."""
+        return [float(tagged.score) for tagged in self._look(pictures)]
+
+    def maps(self, pictures: Sequence[PILImage.Image]) -> list[np.ndarray]:
+        """P(edited) of each pixel."""
+        from internvl_detect.model.domain_tag import spread
+
+        return [spread(tagged.map, p.size) for tagged, p in zip(self._look(pictures), pictures, strict=True)]
+
+    def _look(self, pictures: Sequence[PILImage.Image]) -> list[Any]:
+        if self._tagger is None:
+            from internvl_detect.model.domain_tag import DomainTagger
+
+            self._tagger = DomainTagger.load(self.path)
+        return self._tagger.look_many(list(pictures))

@@ -1,0 +1,201 @@
+"""The domain tagger: a picture in; calibrated probabilities of five tags and a coarse map of where it was edited out.
+
+It looks at a picture's own pixels, never at a resized copy; a large picture is gone through in windows that overlap by
+more than a cell sees, so memory stays bounded. A folder holds ``tagger.safetensors`` and ``tagger.json``.
+Not here: the network (``tagger_net``), what a verdict makes of the tag (``detect``).
+
+    tagger = DomainTagger.load("tagger")
+    seen = tagger.look(Image.open("photo.jpg"))
+    seen.tag, seen.probabilities["photoshop"], seen.map.shape
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from internvl_detect.errors import CheckpointError
+from internvl_detect.model.folder import read_json
+from internvl_detect.model.tagger_net import CELL_PX, STRIDE_PX, Shape, TaggerNet, folded
+from internvl_detect.questions import TAG_SENTENCES
+
+TAGS = tuple(TAG_SENTENCES)
+WEIGHTS, ABOUT = "tagger.safetensors", "tagger.json"
+WINDOW_PX = 1536  # side of what goes through the network at once, its margins included
+MARGIN_PX = 256  # seen around a window and thrown away
+LEAST_PX = 64  # smaller pictures are mirrored up to this
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """``probabilities`` by tag sum to 1; ``map`` is float32 (h, w) in [0, 1], P(edited) of cells of 8 px over the whole
+    picture; ``log_odds`` are the raw ones of fake against authentic."""
+
+    probabilities: dict[str, float]
+    map: np.ndarray = field(repr=False)
+    log_odds: float
+
+    @property
+    def tag(self) -> str:
+        """The likeliest tag."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+    @property
+    def score(self) -> float:
+        """P(fake): all that is not authentic."""
+        return 1.0 - self.probabilities["authentic"]
+
+
+class DomainTagger:
+    """A network with its calibration, ready to look at pictures.
+
+    ``temperature`` divides the logits of the tags and ``bias`` is added to them; both, and ``map_threshold``, were
+    fitted on validation pictures.
+    """
+
+    def __init__(
+        self,
+        net: TaggerNet,
+        *,
+        name: str = "tagger",
+        temperature: float = 1.0,
+        bias: Sequence[float] = (0.0,) * len(TAGS),
+        map_threshold: float = 0.5,
+        device: str = "cpu",
+    ) -> None:
+        self.name, self.temperature, self.map_threshold = name, temperature, map_threshold
+        self.bias = tuple(bias)
+        self.device = torch.device(device)
+        self.net = folded(net).to(self.device, memory_format=torch.channels_last)
+        self.channels = net.shape.map_width
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> DomainTagger:
+        """From a folder that ``save`` wrote. Raises CheckpointError for what is missing, odd or does not fit."""
+        folder = Path(path)
+        about = read_json(folder / ABOUT)
+        try:
+            given = dict(about["shape"])
+            shape = Shape(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+            sizes = [*shape.widths, *shape.blocks, shape.map_width]
+            if len(shape.widths) != 5 or len(shape.blocks) != 4 or not all(0 <= int(n) <= 1024 for n in sizes):
+                raise ValueError(f"shape {given}")
+            numbers = {"temperature": float(about["temperature"]), "map_threshold": float(about["map_threshold"])}
+            bias = [float(b) for b in about["bias"]]
+            if tuple(about["tags"]) != TAGS or len(bias) != len(TAGS):
+                raise ValueError(f"tags {about['tags']}")
+            if not all(map(math.isfinite, [*numbers.values(), *bias])) or numbers["temperature"] <= 0:
+                raise ValueError("a number that is not finite, or no temperature")
+            net = TaggerNet(shape)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder / ABOUT} cannot be used ({error})", expected="a domain tagger's") from None
+        try:
+            state = {k: v.float() for k, v in load_file(str(folder / WEIGHTS)).items()}
+            net.load_state_dict(state)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            said = (str(error).splitlines() or [""])[0][:200]
+            raise CheckpointError(
+                f"{folder / WEIGHTS} cannot be used ({said})", expected="the weights that belong to tagger.json"
+            ) from None
+        if not all(bool(v.isfinite().all()) for v in state.values()):
+            raise CheckpointError(f"{folder / WEIGHTS} holds numbers that are not finite", do="fetch it again")
+        return cls(net, name=folder.name, bias=bias, device=device, **numbers)
+
+    @torch.inference_mode()
+    def look(self, picture: Image.Image) -> Tagged:
+        """What it makes of one picture of any mode and size; smaller than 64 px it is mirrored up to that."""
+        parts = self._parts(picture)
+        pooled = self.net.pool([(maps, features, deep) for maps, features, deep, _ in parts]).float()
+        logits = self.net.tags(pooled)[0].double()
+        logits = (logits + torch.tensor(self.bias, dtype=torch.float64, device=logits.device)) / self.temperature
+        fake = float(torch.logsumexp(logits[1:], 0) - logits[0])
+        shares = logits.softmax(0).tolist()
+        edited = self._laid(picture, parts, lambda part: part[0][0, :1].sigmoid())[0]
+        return Tagged(dict(zip(TAGS, shares, strict=True)), edited.float().cpu().numpy(), fake)
+
+    def look_many(self, pictures: Sequence[Image.Image]) -> list[Tagged]:
+        """``look`` at each: pictures differ in size, and one of them fills two cores."""
+        return [self.look(picture) for picture in pictures]
+
+    @torch.inference_mode()
+    def features(self, picture: Image.Image) -> Tensor:
+        """(C, h, w): its last features on the grid of the map, for another head to draw from."""
+        return self._laid(picture, self._parts(picture), lambda part: part[1][0])
+
+    def _parts(self, picture: Image.Image) -> list[tuple[Tensor, Tensor, Tensor, tuple[int, int]]]:
+        """Dense outputs of each window without its margins, and where in the map they belong (row, column)."""
+        rgb = torch.from_numpy(_padded(np.asarray(picture.convert("RGB"))))
+        h, w = rgb.shape[:2]
+        found = []
+        for top, bottom in _spans(h):
+            for left, right in _spans(w):
+                y0, x0 = max(0, top - MARGIN_PX), max(0, left - MARGIN_PX)
+                part = rgb[y0 : min(h, bottom + MARGIN_PX), x0 : min(w, right + MARGIN_PX)]
+                x = part.to(self.device).permute(2, 0, 1)[None].float().div_(255)
+                dense = self.net.dense(x.contiguous(memory_format=torch.channels_last))
+                cut = []
+                for each, px in zip(dense, (CELL_PX, CELL_PX, STRIDE_PX), strict=True):
+                    rows = slice((top - y0) // px, (bottom - y0) // px)
+                    cut.append(each[:, :, rows, (left - x0) // px : (right - x0) // px])
+                found.append((cut[0], cut[1], cut[2], (top // CELL_PX, left // CELL_PX)))
+        return found
+
+    @staticmethod
+    def _laid(picture: Image.Image, parts: list[Any], take: Any) -> Tensor:
+        """The windows' cells side by side, cut to the picture: (C, ceil(height / 8), ceil(width / 8))."""
+        size = [max(at[i] + part.shape[2 + i] for part, _, _, at in parts) for i in range(2)]
+        first = take(parts[0])
+        whole = first.new_zeros(first.shape[0], *size)
+        for part in parts:
+            cells, (row, column) = take(part), part[3]
+            whole[:, row : row + cells.shape[1], column : column + cells.shape[2]] = cells
+        return whole[:, : -(-picture.height // CELL_PX), : -(-picture.width // CELL_PX)]
+
+    def settings(self) -> dict[str, Any]:
+        """What ``tagger.json`` holds."""
+        numbers = {"temperature": self.temperature, "bias": list(self.bias), "map_threshold": self.map_threshold}
+        return {"format": 1, "shape": self.net.shape.to_dict(), "tags": list(TAGS), **numbers}
+
+
+def save(net: TaggerNet, settings: dict[str, Any], folder: str | Path, *, half: bool = True) -> Path:
+    """Writes a tagger's folder: weights (in float16 if ``half``) and its settings (``DomainTagger.settings``)."""
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu() for k, v in net.state_dict().items()}
+    state = {k: (v.half() if half and v.is_floating_point() else v).contiguous() for k, v in state.items()}
+    save_file(state, str(out / WEIGHTS), metadata={"format": "pt"})
+    (out / WEIGHTS).chmod(0o644)
+    (out / ABOUT).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+    return out
+
+
+def spread(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The map of cells, float32 (h, w), in the picture's own pixels: float32 (H, W) for ``size`` (width, height)."""
+    width, height = size
+    whole = Image.fromarray(cells.astype(np.float32)).resize(
+        (cells.shape[1] * CELL_PX, cells.shape[0] * CELL_PX), Image.Resampling.BILINEAR
+    )
+    return np.clip(np.asarray(whole)[:height, :width], 0, 1)
+
+
+def _padded(rgb: np.ndarray) -> np.ndarray:
+    """Mirrored at the right and lower edge up to a multiple of 32 px, 64 at least."""
+    pad = [(0, max(LEAST_PX, -(-n // STRIDE_PX) * STRIDE_PX) - n) for n in rgb.shape[:2]]
+    return np.pad(rgb, [*pad, (0, 0)], mode="symmetric")
+
+
+def _spans(length: int) -> list[tuple[int, int]]:
+    """Where windows begin and end along a side; multiples of 32 px."""
+    step = WINDOW_PX - 2 * MARGIN_PX
+    return [(at, min(length, at + step)) for at in range(0, length, step)]

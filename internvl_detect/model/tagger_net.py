@@ -1,0 +1,158 @@
+"""The domain tagger's network: fully convolutional, at the picture's own resolution, with a map of where.
+
+Input are RGB and high-pass residuals of it, clipped, so that noise of a grey level weighs as much as content. A stem
+halves the resolution at once; most layers work at an eighth and a sixteenth of it through narrow 3x3 convolutions.
+BatchNorm keeps magnitudes, which are what forensic traces are made of, and folds into the convolutions afterwards.
+Not here: pictures in and answers out (``domain_tag``), training (``train.tagger``).
+
+    net = TaggerNet(Shape())
+    seen = net(torch.zeros(1, 3, 256, 256))     # seen.maps (1, 2, 32, 32), seen.pooled (1, P)
+    net.tags(seen.pooled)                       # (1, 5)
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+CELL_PX = 8  # side of a cell of the maps, in pixels
+STRIDE_PX = 32  # sides of an input are multiples of this
+MAPS = ("edited", "generated")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution, and how many blocks there are from 1/4 on."""
+
+    widths: tuple[int, ...] = (24, 48, 96, 192, 256)
+    blocks: tuple[int, ...] = (1, 3, 4, 2)
+    map_width: int = 64
+    tags: int = 5
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+class Seen(NamedTuple):
+    """``maps`` (B, 2, H/8, W/8) log odds of MAPS; ``pooled`` (B, P) for the tags; ``features`` (B, C, H/8, W/8)."""
+
+    maps: Tensor
+    pooled: Tensor
+    features: Tensor
+
+
+def residual_filters() -> Tensor:
+    """(9, 1, 3, 3): for each colour the second differences along x and y, and the 3x3 filter that both make.
+
+    From the rich models of steganalysis (Fridrich and Kodovsky, 2012); each passes white noise with unit variance.
+    """
+    along_x = torch.tensor([[0.0, 0, 0], [1, -2, 1], [0, 0, 0]])
+    square = torch.tensor([[-1.0, 2, -1], [2, -4, 2], [-1, 2, -1]])
+    kinds = [f / f.norm() for f in (along_x, along_x.T, square)]
+    return torch.stack(kinds).repeat(3, 1, 1)[:, None]
+
+
+class _Conv(nn.Sequential):
+    """Convolution, BatchNorm and, unless it ends a block, ReLU."""
+
+    def __init__(self, inp: int, out: int, kernel: int, stride: int = 1, *, act: bool = True, pad: int | None = None):
+        padding = (kernel - 1) // 2 if pad is None else pad
+        parts: list[nn.Module] = [nn.Conv2d(inp, out, kernel, stride, padding, bias=False), nn.BatchNorm2d(out)]
+        super().__init__(*parts, *([nn.ReLU(inplace=True)] if act else []))
+
+
+class _Block(nn.Module):
+    """Identity plus 1x1 down to a third or so, 3x3, 1x1 up."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        inner = max(16, width // 3 // 8 * 8)
+        self.body = nn.Sequential(_Conv(width, inner, 1), _Conv(inner, inner, 3), _Conv(inner, width, 1, act=False))
+        nn.init.zeros_(self.body[2][1].weight)  # starts as the identity
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.body(x))
+
+
+class TaggerNet(nn.Module):
+    """(B, 3, H, W) in [0, 1], sides multiples of 32 -> ``Seen``; ``tags`` turns pooled numbers into logits (B, 5)."""
+
+    filters: Tensor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        w, n, m = shape.widths, shape.blocks, shape.map_width
+        self.register_buffer("filters", residual_filters(), persistent=False)
+        self.stem = _Conv(12, w[0], 4, 2, pad=1)
+        self.levels = nn.ModuleList(
+            nn.Sequential(_Conv(a, b, 3, 2), *[_Block(b) for _ in range(count)])
+            for a, b, count in zip(w[:-1], w[1:], n, strict=True)
+        )
+        self.lateral = nn.ModuleList(_Conv(width, m, 1) for width in w[2:])
+        self.smooth = nn.Sequential(_Conv(m, m, 3), _Conv(m, m, 3))
+        self.map_head = nn.Conv2d(m, len(MAPS), 1)
+        self.head = nn.Sequential(
+            nn.Linear(self.pooled_size, 128), nn.ReLU(), nn.Dropout(0.1), nn.Linear(128, shape.tags)
+        )
+
+    @property
+    def pooled_size(self) -> int:
+        """Length of the pooled vector of one picture."""
+        return 2 * self.shape.widths[-1] + 3 * self.shape.map_width + 3 * len(MAPS)
+
+    def forward(self, x: Tensor) -> Seen:
+        maps, features, deep = self.dense(x)
+        return Seen(maps, self.pool([(maps, features, deep)]), features)
+
+    def dense(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps and features at 1/8, and the deepest layer's at 1/32, before anything is pooled."""
+        centred = (x - 0.5) * 4
+        noise = F.conv2d(F.pad(x * 255, (1, 1, 1, 1), mode="replicate"), self.filters.to(x.dtype), groups=3)
+        y = torch.cat([centred, noise.clamp(-8, 8) / 2], 1)  # in float32: bfloat16 has no half grey levels
+        y = self.stem(y.to(self.stem[0].weight.dtype))
+        levels = []
+        for level in self.levels:
+            y = level(y)
+            levels.append(y)
+        merged = self.lateral[2](levels[3])
+        for at in (2, 1):
+            merged = F.interpolate(merged, scale_factor=2.0, mode="nearest") + self.lateral[at - 1](levels[at])
+        features = self.smooth(merged)
+        return self.map_head(features), features, levels[3]
+
+    def pool(self, parts: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """(B, P) from the dense outputs of one picture's parts: means, peaks, and what lies where it looks edited."""
+        flat = [torch.cat([p[i].flatten(2) for p in parts], 2) for i in range(3)]
+        maps, features, deep = flat  # (B, C, cells)
+        inside = maps[:, :1].sigmoid() + 1e-3
+        suspect = (features * inside).sum(2) / inside.sum(2)
+        top = max(1, maps.shape[2] // 50)
+        peaks = maps.topk(top, 2).values.mean(2)
+        return torch.cat(
+            [
+                *(deep.mean(2), deep.amax(2)),
+                *(features.mean(2), features.std(2, unbiased=False), suspect),
+                *(maps.mean(2), peaks, maps.sigmoid().mean(2)),
+            ],
+            1,
+        )
+
+    def tags(self, pooled: Tensor) -> Tensor:
+        """Logits of the tags, (B, 5)."""
+        return self.head(pooled)
+
+
+def folded(net: TaggerNet) -> TaggerNet:
+    """A copy in evaluation mode with every BatchNorm folded into its convolution: same answers, fewer passes."""
+    out = copy.deepcopy(net).eval()
+    for module in [m for m in out.modules() if isinstance(m, _Conv)]:
+        module[0], module[1] = fuse_conv_bn_eval(module[0], module[1]), nn.Identity()
+    return out

@@ -1,0 +1,169 @@
+"""What the domain tagger is trained on: crops of a manifest's pictures at their own resolution, degraded at random.
+
+A crop's truth follows from its pixels: a crop of an edited picture beside the edit is authentic, one that holds a
+sliver of it has no tag. Crops of a batch have one size, drawn anew for each batch, so that the tagger is used to
+pictures of many sizes. Not here: the network and its training (``tagger``), whole pictures.
+
+    rows = tag_rows(read_manifest(path)...)
+    crop = cut(rows[0], size_px=224, rng=np.random.default_rng(0))
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from internvl_detect.data.labels import verity
+from internvl_detect.data.manifest import ManifestRow
+from internvl_detect.errors import DataError
+from internvl_detect.media.image import open_image
+from internvl_detect.questions import TAG_SENTENCES
+
+TAGS = tuple(TAG_SENTENCES)
+CELL_PX = 8
+SLIVER = 0.004  # share of a crop that is edited below which the crop has no tag
+UNKNOWN = -1.0
+_OF_LABEL = {"real": "authentic", "ai_generated": "ai_generated", "deepfake": "deepfake", "tampered": "photoshop"}
+_KERNELS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BOX)
+
+
+@dataclass(frozen=True)
+class TagRow:
+    """A picture with its tag and the mask of what was edited, "" where the whole is of one kind or none is known."""
+
+    path: str
+    tag: str
+    mask: str = ""
+    group: str = ""
+    split: str = ""
+    source: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the truth is the same everywhere in the picture."""
+        return self.tag in ("authentic", "ai_generated")
+
+
+@dataclass(frozen=True)
+class Crop:
+    """``rgb`` uint8 (S, S, 3); ``tag`` a place in TAGS or -1; ``maps`` float32 (2, S/8, S/8): the share of each cell
+    that is edited, and generated, -1 where it is not known."""
+
+    rgb: np.ndarray
+    tag: int
+    maps: np.ndarray
+
+
+def tag_rows(rows: Iterable[ManifestRow], root: Path) -> list[TagRow]:
+    """The pictures of a manifest with their tags: the column ``domain_tag`` where it is given, else by label.
+
+    Clips are left out. Raises DataError for a tag that there is none of.
+    """
+    found = []
+    for row in rows:
+        if row.is_video:
+            continue
+        tag = "authentic" if verity(row.label) == "real" else row.domain_tag or _OF_LABEL.get(row.label, "")
+        if tag not in TAGS:
+            raise DataError(f"{row.path}: domain tag {tag or row.label!r}", expected=", ".join(TAGS))
+        mask = str(root / row.mask) if row.mask and tag not in ("authentic", "ai_generated") else ""
+        found.append(TagRow(str(root / row.path), tag, mask, row.group, row.split, row.dataset))
+    return found
+
+
+@lru_cache(maxsize=64)
+def _picture(path: str) -> Image.Image:
+    return open_image(path).rgb
+
+
+def _mask(row: TagRow, size: tuple[int, int]) -> np.ndarray | None:
+    if not row.mask:
+        return None
+    mask = open_image(row.mask).rgb.convert("L")
+    if mask.size != size:
+        raise DataError(f"{row.mask} is {mask.width}x{mask.height}", expected=f"{size[0]}x{size[1]}, as {row.path}")
+    return np.asarray(mask) >= 128
+
+
+def cut(row: TagRow, size_px: int, rng: np.random.Generator, *, strength: float = 1.0) -> Crop:
+    """A crop of ``size_px``, a multiple of 32; smaller pictures are mirrored. ``strength`` scales how often a crop is
+    degraded; 0 gives the picture's own pixels. Raises MediaError and DataError for files that cannot be used."""
+    picture = _picture(row.path)
+    mask = _mask(row, picture.size)
+    factor = float(rng.uniform(0.45, 1.0)) if rng.random() < 0.4 * strength else 1.0
+    want = max(size_px, round(size_px / factor))
+    want = min(want, max(size_px, min(picture.size)))
+    x, y = _corner(picture.size, want, mask, rng)
+    box = (x, y, x + want, y + want)
+    rgb, inside = np.asarray(picture.crop(box)), None
+    h, w = min(want, picture.height - y), min(want, picture.width - x)
+    rgb = np.pad(rgb[:h, :w], ((0, want - h), (0, want - w), (0, 0)), mode="symmetric")
+    if mask is not None:
+        inside = np.pad(mask[y : y + h, x : x + w], ((0, want - h), (0, want - w)), mode="symmetric")
+    if want != size_px:
+        kernel = _KERNELS[int(rng.integers(len(_KERNELS)))]
+        rgb = np.asarray(Image.fromarray(rgb).resize((size_px, size_px), kernel))
+        if inside is not None:
+            small = Image.fromarray(inside.astype(np.uint8) * 255).resize((size_px, size_px), Image.Resampling.BOX)
+            inside = np.asarray(small) >= 128
+    if rng.random() < 0.5 * min(1.0, strength):
+        rgb, inside = rgb[:, ::-1], None if inside is None else inside[:, ::-1]
+    tag, maps = _truth(row, inside, size_px)
+    return Crop(degraded(rgb, rng, strength), tag, maps)
+
+
+def _corner(size: tuple[int, int], want: int, mask: np.ndarray | None, rng: np.random.Generator) -> tuple[int, int]:
+    """Where the crop begins; for an edited picture mostly around a pixel of the edit."""
+    room = [max(0, n - want) for n in size]
+    if mask is not None and rng.random() < 0.7 and mask.any():
+        ys, xs = np.nonzero(mask)
+        at = int(rng.integers(len(ys)))
+        start = (int(xs[at] - rng.integers(want)), int(ys[at] - rng.integers(want)))
+        return min(max(0, start[0]), room[0]), min(max(0, start[1]), room[1])
+    return int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))
+
+
+def _truth(row: TagRow, inside: np.ndarray | None, size_px: int) -> tuple[int, np.ndarray]:
+    cells = size_px // CELL_PX
+    maps = np.zeros((2, cells, cells), np.float32)
+    if row.tag == "authentic":
+        return TAGS.index("authentic"), maps
+    if row.tag == "ai_generated":
+        maps[0], maps[1] = UNKNOWN, 1.0
+        return TAGS.index(row.tag), maps
+    if inside is None:
+        maps[:] = UNKNOWN
+        return TAGS.index(row.tag), maps
+    maps[0] = inside.reshape(cells, CELL_PX, cells, CELL_PX).mean((1, 3))
+    maps[1] = {"aigc_editing": maps[0], "photoshop": 0.0, "deepfake": UNKNOWN}[row.tag]
+    share = float(inside.mean())
+    tag = TAGS.index("authentic") if not share else -1 if share < SLIVER else TAGS.index(row.tag)
+    return tag, maps
+
+
+def degraded(rgb: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
+    """The crop blurred, sharpened, noisy and compressed, each in a part of the cases; same generator, same pixels."""
+    picture = Image.fromarray(np.ascontiguousarray(rgb))
+    chance = rng.random(5)
+    if chance[0] < 0.1 * strength:
+        picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.2))))
+    elif chance[0] < 0.2 * strength:
+        picture = picture.filter(ImageFilter.UnsharpMask(1.0, int(rng.integers(30, 150))))
+    if chance[1] < 0.12 * strength:
+        noisy = np.asarray(picture, np.float32) + rng.normal(0, rng.uniform(1, 5), np.shape(picture))
+        picture = Image.fromarray(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
+    if chance[2] < 0.6 * strength:
+        coded = io.BytesIO()
+        if chance[3] < 0.9:
+            quality = int(rng.integers(55, 99))
+            picture.save(coded, "JPEG", quality=quality, subsampling=int(rng.choice([0, 2])))
+        else:
+            picture.save(coded, "WEBP", quality=int(rng.integers(60, 99)), method=0)
+        picture = Image.open(coded).convert("RGB")
+    return np.asarray(picture)
