@@ -145,3 +145,15 @@ def test_mask_weights_that_do_not_fit_are_refused(settings_of, marked, place):
     save_file({k: v for k, v in stored.items() if k != "seg_out"}, adapter / "mask.safetensors")
     with pytest.raises(AdapterError, match="seg_out"):
         load_base(place / "base", adapter=adapter)
+
+
+def test_the_head_trains_on_the_real_tagger_s_features(settings_of, marked, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    from internvl_detect.model.domain_tag import DomainTagger, save
+    from internvl_detect.model.tagger_net import Shape, TaggerNet
+
+    torch.manual_seed(0)
+    net = TaggerNet(Shape((4, 4, 4, 4, 4), (0, 1, 1, 1), 4)).eval()
+    folder = save(net, DomainTagger(net).settings(), tmp_path / "tagger", half=False)
+    result = finetune.run(settings_of(*marked, f"mask.tagger={folder}", "max_steps=4", "mask.lr_scale=10"))
+    assert tiny.losses(result.folder)[-1] < tiny.losses(result.folder)[0]

@@ -59,6 +59,7 @@ def forward(model: Any, inner: Any, batch: dict[str, Any], tagger: Any) -> tuple
         with torch.no_grad():
             tagged = torch.from_numpy(tagger.look(picture).map).to(seg.device)
             features = tagger.features(picture).to(seg.device)
+        features = features.clone()  # made in inference mode, which backward refuses
         first, boxes = goal["first_tile"], goal["boxes"]
         tokens = heard["tiles"][first : first + len(boxes)] if "tiles" in heard else None
         made = parts.head(tagged, features, seg, tokens, boxes, picture.size)
