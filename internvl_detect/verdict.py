@@ -35,10 +35,12 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Region:
-    """A part of the picture: box (left, top, right, bottom) in picture pixels, and its mean score in [0, 1]."""
+    """A part of the picture: box (left, top, right, bottom) in picture pixels, its mean score in [0, 1], and its
+    area in pixels where a mask gave it."""
 
     box_xyxy: tuple[int, int, int, int]
     score: float
+    area_px: int | None = None
 
 
 @dataclass(frozen=True)
@@ -149,4 +151,5 @@ def _number(value: Any) -> float:
 
 def _region(row: Mapping[str, Any]) -> Region:
     left, top, right, bottom = (int(_number(v)) for v in row["box_xyxy"])
-    return Region((left, top, right, bottom), _number(row["score"]))
+    area = row.get("area_px")
+    return Region((left, top, right, bottom), _number(row["score"]), None if area is None else int(_number(area)))
