@@ -10,7 +10,6 @@ import difflib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from internvl_detect.errors import ConfigError
-from internvl_detect.files import read_text
+from internvl_detect.files import YamlLoader, read_yaml
 
 ENVIRONMENT = {
     "OUTPUT_DIR": "output_dir",
@@ -72,7 +71,7 @@ class EvalSection(_Section):
     """Evaluation on the validation choice, by detection metrics."""
 
     steps: int = Field(default=0, ge=0, description="every so many optimiser steps; 0: ten times a run")
-    metric: Literal["auc", "balanced_accuracy", "log_loss", "loss"] = Field(
+    metric: Literal["auc", "balanced_accuracy", "log_loss", "loss", "pixel_f1"] = Field(
         default="auc", description="chooses the best"
     )
     patience: int = Field(default=0, ge=0, description="stop after so many evaluations without a better one; 0: never")
@@ -80,6 +79,17 @@ class EvalSection(_Section):
         default=0, ge=0, description="look at so many validation samples at most, evenly spread; 0: all"
     )
     target_error: float = Field(default=0.05, gt=0, lt=0.5, description="error rate each side of the decision may have")
+
+
+class MaskSection(_Section):
+    """The ``<SEG>`` row and the mask head, trained together with LoRA (docs/masks.md)."""
+
+    head: Literal["none", "light"] = Field(default="none", description="light: the head on the tagger's grid")
+    text: float = Field(default=1.0, ge=0, description="weight of the text loss")
+    bce: float = Field(default=2.0, ge=0, description="weight of the pixels' binary cross entropy")
+    dice: float = Field(default=0.5, ge=0, description="weight of the Dice loss")
+    lr_scale: float = Field(default=1.0, gt=0, description="factor on the learning rate of rows and head")
+    tagger: str = Field(default="nano", min_length=1, description="the domain tagger's folder, or nano")
 
 
 class TrainConfig(_Section):
@@ -110,6 +120,7 @@ class TrainConfig(_Section):
     lora: LoraSection = LoraSection()
     train: PartsSection = PartsSection()
     lr_scale: ScaleSection = ScaleSection()
+    mask: MaskSection = MaskSection()
     quantize: Literal["none", "nf4"] = Field(default="none", description="nf4: 4-bit base (QLoRA), needs bitsandbytes")
 
     learning_rate: float = Field(default=4e-5, gt=0)
@@ -166,6 +177,12 @@ class TrainConfig(_Section):
             raise ValueError(f"quantize {self.quantize} keeps the base in 4 bits: nothing of it can be trained in full")
         if self.quantize != "none" and self.precision == "fp32":
             raise ValueError("quantize nf4 computes in bf16 or fp16: set precision to one of them")
+        if self.mask.head != "none" and (not self.uses_lora or "full" in self.train.model_dump().values()):
+            raise ValueError("mask.head goes with LoRA alone: set no part of train to full")
+        if self.eval.metric == "pixel_f1" and self.mask.head == "none":
+            raise ValueError("eval.metric pixel_f1 needs masks: set mask.head=light")
+        if self.mask.head != "none" and (self.fsdp or self.deepspeed):
+            raise ValueError("mask.head goes with one GPU or DDP")
         if self.fsdp and self.deepspeed:
             raise ValueError("fsdp and deepspeed are both set: choose one")
         return self
@@ -239,52 +256,12 @@ def field_help() -> dict[str, str]:
     return out
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping of a YAML file of at most 1 MiB; empty for an empty file. Raises ConfigError naming the line."""
-    text = read_text(path, what="settings file", max_bytes=2**20)
-    try:
-        values = yaml.load(text, Loader=_Loader)
-        json.dumps(values, default=str)  # an alias to itself cannot be written out
-    except (RecursionError, ValueError) as error:
-        raise ConfigError(
-            f"{path} is nested too deeply or holds a value that is none ({error})", expected="plain YAML"
-        ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: {getattr(error, 'problem', error)}", expected="YAML") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}", expected="key: value lines")
-    return values
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice and reads 4e-5 as a number, as YAML 1.2 does."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
-        for at, key in enumerate(keys):
-            if key in keys[:at]:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
 def _scalar(key: str, text: str) -> Any:
     inner = _field_type(key)
     if inner is str:
         return text.strip()
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=YamlLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
 

@@ -6,10 +6,15 @@ Both end in an error that says why not. Not here: media (``media.source``), JSON
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from internvl_detect.errors import ConfigError, OutputError
 
@@ -64,3 +69,43 @@ def alone_in(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         os.close(held)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping of a YAML file of at most 1 MiB; empty for an empty file. Raises ConfigError naming the line."""
+    text = read_text(path, what="settings file", max_bytes=2**20)
+    try:
+        values = yaml.load(text, Loader=YamlLoader)
+        json.dumps(values, default=str)  # an alias to itself cannot be written out
+    except (RecursionError, ValueError) as error:
+        raise ConfigError(
+            f"{path} is nested too deeply or holds a value that is none ({error})", expected="plain YAML"
+        ) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: {getattr(error, 'problem', error)}", expected="YAML") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}", expected="key: value lines")
+    return values
+
+
+class YamlLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice and reads 4e-5 as a number, as YAML 1.2 does."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+        for at, key in enumerate(keys):
+            if key in keys[:at]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+YamlLoader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)

@@ -2,7 +2,7 @@
 # Sets up and tests: format, lint, types, tests. Arguments go to pytest, for example: -k tiles
 # IVDETECT_REFERENCE names a folder with the original code's answers, if you have one, for the tests that compare.
 set -euo pipefail
-EXTRAS="dev,heic,forge,ray,provenance,serve"
+EXTRAS="dev,heic,forge,ray,provenance,serve,eval"
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$root"
 python="$root/.venv/bin/python"

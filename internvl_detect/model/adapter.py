@@ -21,6 +21,7 @@ import torch
 from internvl_detect.errors import AdapterError
 from internvl_detect.model.folder import FLOATS, Shards, open_shards, read_json
 from internvl_detect.model.lora_names import is_native, strip_native, to_native
+from internvl_detect.model.mask import load_mask
 from internvl_detect.model.save import whole_folder
 from internvl_detect.model.settings import FILE, AdapterSettings, adapter_label
 
@@ -120,6 +121,7 @@ def attach_adapter(loaded: LoadedModel, folder: Path, *, trainable: bool = False
     else:  # the base's calibration was not fitted on this adapter
         loaded.settings = dataclasses.replace(loaded.settings, calibration=None)
         loaded.notes.append(f"the adapter in {folder} has no {FILE}: asked with the base's tiling, and not calibrated")
+    load_mask(loaded.model, folder)
     loaded.name += f"+{adapter_label(folder)}"
     for name, parameter in loaded.model.named_parameters():
         parameter.requires_grad_(trainable and ".lora_" in name)

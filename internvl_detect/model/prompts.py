@@ -40,13 +40,15 @@ def encode_conversation(
     system: str = SYSTEM_MESSAGE,
     video: bool = False,
     video_last_newline: bool = True,
+    seg_id: int | None = None,
 ) -> Encoded:
     """Encode turns of ("user" | "assistant", text), in which ``<image>`` marks where each picture stands.
 
     One marker a picture, in order; a single picture without any marker stands before the first question. For a clip
     (``video``) each entry of ``tiles_per_image`` is a frame and ``<video>`` (or nothing) marks the place;
     ``video_last_newline`` says whether the last frame is followed by a newline (the original's inference does so, its
-    training code does not). When the last turn is the user's, the prompt for the answer is appended.
+    training code does not). With ``seg_id`` an answer that is ``<SEG>`` and nothing else becomes that token;
+    a user's never does. When the last turn is the user's, the prompt for the answer is appended.
     Raises DataError when markers and pictures do not match or turns do not alternate.
     """
     ids: list[int] = []
@@ -70,6 +72,10 @@ def encode_conversation(
             # Encoded in one piece with its header, as the original does, then split where the header ends.
             whole = encode_text(tokenizer, f"assistant\n{text}")
             cut = len(header) if whole[: len(header)] == header else _common(whole, header)
+            if seg_id is not None and text.strip() == "<SEG>":
+                put(header)
+                put([seg_id, end], learn=True)
+                continue
             put(whole[:cut])
             put([*whole[cut:], end], learn=True)
             continue

@@ -17,6 +17,15 @@ IGNORE = -100
 
 
 @dataclass(frozen=True)
+class Target:
+    """Pixels to learn: the picture and its mask (H, W) 0 or 1, uint8, and the boxes of the tiles, no thumbnail."""
+
+    picture: np.ndarray
+    mask: np.ndarray
+    boxes: list[tuple[int, int, int, int]]
+
+
+@dataclass(frozen=True)
 class Item:
     """One encoded sample: ids, labels (-100 outside answers), tiles uint8 (N, S, S, 3), and what it is.
 
@@ -28,6 +37,7 @@ class Item:
     pixels: np.ndarray | None = None
     truth: int = -1
     tag: int = -1
+    target: Target | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class Collator:
         positions = np.zeros((len(full), width), np.int64)
         shifted = np.full((len(full), width), IGNORE, np.int64)
         pixels, first = [], []
+        targets_of, seen = [], 0
         for r, row in enumerate(full):
             at = 0
             for item in row:
@@ -100,6 +111,17 @@ class Collator:
                     first.append((r, at + int(answers[0]), item.truth, item.tag))
                 if item.pixels is not None:
                     pixels.append(item.pixels)
+                if item.target is not None:
+                    goal = item.target
+                    targets_of.append(
+                        {
+                            "picture": torch.from_numpy(goal.picture),
+                            "mask": torch.from_numpy(goal.mask),
+                            "boxes": goal.boxes,
+                            "first_tile": seen,
+                        }
+                    )
+                seen += len(item.pixels) if item.pixels is not None else 0
                 at += n
             positions[r, at:] = np.arange(width - at)  # padding is a sample of its own: nothing attends to it
         targets = torch.from_numpy(shifted)
@@ -112,6 +134,8 @@ class Collator:
         }
         if self.layout == "segments":
             batch["segments"] = tuple(len(item.input_ids) for item in full[0])
+        if targets_of:
+            batch["masks"] = targets_of
         if pixels:
             batch["pixel_values"] = torch.from_numpy(np.concatenate(pixels))
         return batch

@@ -39,6 +39,7 @@ class Encoding:
     max_tokens: int = 4096
     video_last_newline: bool = True
     system: str = SYSTEM_MESSAGE
+    seg_id: int | None = None
 
     @classmethod
     def of(cls, config: TrainConfig, tokenizer: Any, tokens_per_tile: int, tile_px: int) -> Encoding:
@@ -56,6 +57,7 @@ class Encoding:
             system=self.system if sample.system is None else sample.system,
             video=sample.video is not None,
             video_last_newline=self.video_last_newline,
+            seg_id=self.seg_id if marks(sample) else None,
         )
 
     def fit(self, sample: Sample, sizes_wh: Sequence[tuple[int, int]]) -> Fit:
@@ -91,6 +93,12 @@ class Encoding:
                 expected=f"at most max_tokens {self.max_tokens}",
                 do="shorten the text or raise max_tokens",
             )
+
+
+def marks(sample: Sample) -> bool:
+    """Whether a sample carries pixel targets: one picture, an answer ``<SEG>``, and a mask or nothing edited."""
+    asked = any(role == "assistant" and text.strip() == "<SEG>" for role, text in sample.turns)
+    return asked and len(sample.images) == 1 and (sample.mask is not None or sample.label == "real")
 
 
 @dataclass(frozen=True)

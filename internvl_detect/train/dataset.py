@@ -16,12 +16,13 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from internvl_detect.data.conversations.meta import Sample
+from internvl_detect.data.prepare.regions import read_mask
 from internvl_detect.data.storage.members import opened, stated_size
 from internvl_detect.errors import IvdetectError, MediaError, OutputError
 from internvl_detect.media.image import open_image
-from internvl_detect.media.tiles import TileSettings, count_tiles, cut_tiles
-from internvl_detect.train.collate import Broken, Item, Row
-from internvl_detect.train.corpus import Corpus, Encoding, Problem, placed
+from internvl_detect.media.tiles import Tiles, TileSettings, count_tiles, cut_tiles
+from internvl_detect.train.collate import Broken, Item, Row, Target
+from internvl_detect.train.corpus import Corpus, Encoding, Problem, marks, placed
 from internvl_detect.train.packing import Plan
 
 TRUTH = {"real": 0, "fake": 1}
@@ -71,6 +72,7 @@ def encode_sample(sample: Sample, encoding: Encoding, rng: np.random.Generator |
     Raises MediaError or DataError for a sample that cannot be used.
     """
     pixels: list[np.ndarray] = []
+    target: Target | None = None
     seed = int(rng.integers(2**31)) if rng is not None else 0
     if sample.video is not None:
         fit = encoding.fit(sample, [])
@@ -83,10 +85,14 @@ def encode_sample(sample: Sample, encoding: Encoding, rng: np.random.Generator |
         counts = []
         for picture, planned in zip(pictures, fit.tiles_per_image, strict=True):
             settings = fit.settings
-            if rng is not None and sample.data_augment:
+            marked = encoding.seg_id is not None and marks(sample)
+            if rng is not None and sample.data_augment and not marked:  # its pixels must stay where the mask says
                 picture = _augmented(picture, rng)
                 settings = _at_most(picture.size, settings, planned)
-            tiles = cut_tiles(picture, settings, seed=seed).pixels
+            cut = cut_tiles(picture, settings, seed=seed)
+            tiles = cut.pixels
+            if marked:
+                target = _target(sample, picture, cut)
             counts.append(len(tiles))
             pixels.append(tiles)
     encoded = encoding.encode(sample, counts)
@@ -96,7 +102,21 @@ def encode_sample(sample: Sample, encoding: Encoding, rng: np.random.Generator |
         np.concatenate(pixels) if pixels else None,
         TRUTH.get(sample.label or "", -1),
         tag,
+        target,
     )
+
+
+def _target(sample: Sample, picture: Any, cut: Tiles) -> Target:
+    pixels = np.asarray(picture, np.uint8)
+    truth = np.zeros(pixels.shape[:2], np.uint8)
+    if sample.mask is not None and sample.label != "real":  # an authentic picture has nothing to mark
+        truth = read_mask(sample.mask).astype(np.uint8)
+        if truth.shape != pixels.shape[:2]:
+            raise MediaError(
+                f"{sample.mask} is {truth.shape[1]}x{truth.shape[0]} px", expected=f"{picture.width}x{picture.height}"
+            )
+    boxes = [tuple(map(int, b)) for b, whole in zip(cut.boxes_xyxy, cut.is_thumbnail, strict=True) if not whole]
+    return Target(pixels.copy(), truth, boxes)  # type: ignore[arg-type]
 
 
 def _at_most(size_wh: tuple[int, int], settings: TileSettings, planned: int) -> TileSettings:

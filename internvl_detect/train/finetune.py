@@ -26,6 +26,7 @@ from internvl_detect.config import TrainConfig
 from internvl_detect.errors import DataError, IvdetectError, OutputError
 from internvl_detect.model.adapter import trainable_parameters
 from internvl_detect.model.checkpoint import LoadedModel
+from internvl_detect.model.seg import seg_id
 from internvl_detect.train import outcome, run_folder
 from internvl_detect.train.callbacks import Checkpoints, EarlyStop, LogFile, Progress
 from internvl_detect.train.collate import Collator
@@ -39,6 +40,7 @@ from internvl_detect.train.setup import (
     check_environment,
     greater_is_better,
     load_model,
+    mask_parts,
     memory_advice,
     training_arguments,
     workers_of,
@@ -98,7 +100,10 @@ def _run(config: TrainConfig) -> RunResult:
     set_seed(config.seed)
     loaded = load_model(config)
     encoding = Encoding.of(config, loaded.tokenizer, loaded.tokens_per_tile, loaded.tile_px)
-    encoding = dataclasses.replace(encoding, system=loaded.settings.system_message)
+    tagger = mask_parts(config, loaded)
+    encoding = dataclasses.replace(
+        encoding, system=loaded.settings.system_message, seg_id=seg_id(loaded) if tagger else None
+    )
     for part in filter(None, (corpus, checked)):
         _scan(part, encoding, config, folder, main)
     if checked is not None and (shared := overlap(corpus, checked)):
@@ -111,7 +116,7 @@ def _run(config: TrainConfig) -> RunResult:
         layout=LAYOUT[config.attention],
         with_pictures=world > 1,
     )
-    trainer = _trainer(config, folder, loaded, encoding, corpus, checked, collator, world, resumed)
+    trainer = _trainer(config, folder, loaded, encoding, corpus, checked, collator, world, resumed, tagger)
     facts = _facts(config, loaded, corpus, checked, manifest, trainer.train_dataset.plan, world)
     if main:
         run_folder.write_json(folder.file("run.json"), facts)
@@ -119,7 +124,7 @@ def _run(config: TrainConfig) -> RunResult:
     output = trainer.train(resume_from_checkpoint=str(folder.checkpoint) if folder.checkpoint else None)
     scored = trainer.validator(trainer.model_wrapped, trainer.accelerator) if trainer.validator else None
     calibration = outcome.fit_calibration(config, scored)
-    written = outcome.write_weights(config, folder, trainer, loaded, encoding, calibration, corpus.clips > 0)
+    written = outcome.write_weights(config, folder, trainer, loaded, encoding, calibration, corpus.clips > 0, scored)
     history = trainer.state.log_history
     losses = [row["loss"] for row in history if "loss" in row]
     start = next((row for row in history if row.get("step") == 0 and "eval_auc" in row), {})
@@ -153,6 +158,7 @@ def _trainer(
     collator: Collator,
     world: int,
     resumed: int,
+    tagger: Any = None,
 ) -> DetectionTrainer:
     plan = plan_run(
         corpus.lengths,
@@ -171,6 +177,7 @@ def _trainer(
         val_rows = validation_rows(checked, encoding, max_samples=config.eval.max_samples, **listed)
         rows_at_once = config.per_device_batch_size
         validator = Validator(val_rows, collator, loaded.tokenizer, batch_rows=rows_at_once, workers=workers_of(config))
+        validator.tagger = tagger
     arguments = training_arguments(config, plan, folder.path, world, validator is not None)
     arguments.eval_on_start = validator is not None and resumed == 0
     callbacks: list[Any] = [
@@ -191,6 +198,8 @@ def _trainer(
         callbacks=callbacks,
         validator=validator,
         lr_scale=config.lr_scale,
+        mask=config.mask,
+        tagger=tagger,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -20,7 +20,9 @@ from internvl_detect.evaluate.metrics import auc_interval
 from internvl_detect.model.adapter import save_adapter
 from internvl_detect.model.calibration import Calibration, calibrate
 from internvl_detect.model.checkpoint import LoadedModel
+from internvl_detect.model.mask import save_mask
 from internvl_detect.model.save import save_native
+from internvl_detect.model.seg import parts_of
 from internvl_detect.train.corpus import Encoding
 from internvl_detect.train.run_folder import RunFolder, read_json, write_json, write_text
 from internvl_detect.train.setup import load_model
@@ -79,6 +81,7 @@ def write_weights(
     encoding: Encoding,
     calibration: Calibration,
     clips: bool = False,
+    scored: Scored | None = None,
 ) -> Path:
     """Write adapter/ or model/ with its settings; every process must call it. Raises OutputError.
 
@@ -106,6 +109,11 @@ def write_weights(
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     if gives_adapter(config):
         save_adapter(model, target, settings)
+        if (parts := parts_of(model)) is not None:
+            about = {"tagger": config.mask.tagger, "threshold": parts.threshold}
+            if scored is not None and "pixel_threshold" in scored.pixels:
+                about["threshold"] = scored.pixels["pixel_threshold"]
+            save_mask(parts, target, about)
         return target
     if config.uses_lora:
         model = model.merge_and_unload()

@@ -20,6 +20,8 @@ from internvl_detect.errors import ConfigError, ResourceError
 from internvl_detect.model.adapter import LoraSettings, attach_adapter, new_lora
 from internvl_detect.model.checkpoint import LoadedModel, load_base
 from internvl_detect.model.kernels import use_kernels
+from internvl_detect.model.mask import LightHead
+from internvl_detect.model.seg import add_seg, parts_of
 from internvl_detect.train.attention import use_by_sample
 from internvl_detect.train.packing import Plan
 from internvl_detect.train.trainer import part_of
@@ -96,6 +98,24 @@ def load_model(config: TrainConfig) -> LoadedModel:
         use_by_sample(loaded.model)
     use_kernels(loaded.model, config.kernels)
     return loaded
+
+
+def mask_parts(config: TrainConfig, loaded: LoadedModel) -> Any:
+    """Puts the ``<SEG>`` rows and the head on the model where ``mask`` asks for them; gives the frozen tagger, or None.
+
+    Rows and head of ``adapter_path`` are taken over where that folder has them.
+    """
+    if config.mask.head == "none":
+        return None
+    from internvl_detect.model.domain_tag import DomainTagger
+
+    tagger = DomainTagger.load(config.mask.tagger, device=str(loaded.device))
+    parts = parts_of(loaded.model)
+    if parts is None:
+        width = loaded.config.text_config.hidden_size
+        parts = add_seg(loaded.model, LightHead(tagger.channels, width))
+    parts.requires_grad_(True)
+    return tagger
 
 
 def training_arguments(config: TrainConfig, plan: Plan, folder: Path, world: int, validates: bool) -> TrainingArguments:
@@ -178,7 +198,7 @@ def workers_of(config: TrainConfig) -> int:
 
 def greater_is_better(config: TrainConfig) -> bool:
     """Whether the chosen metric grows with quality."""
-    return config.eval.metric in ("auc", "balanced_accuracy")
+    return config.eval.metric in ("auc", "balanced_accuracy", "pixel_f1")
 
 
 def memory_advice(config: TrainConfig, error: BaseException) -> ResourceError | None:

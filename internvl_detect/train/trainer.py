@@ -11,30 +11,42 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
-from internvl_detect.config import ScaleSection
+from internvl_detect.config import MaskSection, ScaleSection
 from internvl_detect.errors import CheckpointError
+from internvl_detect.model.seg import parts_of
 from internvl_detect.train.loss import answer_loss
+from internvl_detect.train.mask import forward, pixel_loss, untouched
 from internvl_detect.train.validation import Scored, Validator, raise_broken
 
 WEIGHTS = "trainable.safetensors"
-PARTS = {"vision": ".vision_tower.", "projector": ".multi_modal_projector."}
+PARTS = {"mask": ".mask_parts.", "vision": ".vision_tower.", "projector": ".multi_modal_projector."}
 
 
 def part_of(parameter_name: str) -> str:
-    """language, vision or projector: where a parameter of InternVL belongs; the head counts as language."""
+    """language, vision, projector or mask: where a parameter of InternVL belongs; the head counts as language."""
     return next((part for part, mark in PARTS.items() if mark in f".{parameter_name}"), "language")
 
 
 class DetectionTrainer(Trainer):
     """A Trainer for batches of ``collate.Collator``. ``validator`` None: no evaluation."""
 
-    def __init__(self, *args: Any, validator: Validator | None, lr_scale: ScaleSection, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        validator: Validator | None,
+        lr_scale: ScaleSection,
+        mask: MaskSection | None = None,
+        tagger: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.validator, self.lr_scale = validator, lr_scale
         self.last_scored: Scored | None = None
+        self.mask, self.tagger, self._masks = mask or MaskSection(), tagger, 0
         self.loss_is_scaled_for_ga = True  # by the answer tokens of the whole step
 
     def compute_loss(
@@ -43,10 +55,27 @@ class DetectionTrainer(Trainer):
         """Cross entropy over the answer tokens of the whole optimiser step, all processes included."""
         if "broken" in inputs:
             raise_broken(inputs)
-        loss = answer_loss(model, inputs, num_items_in_batch)
+        if self.tagger is None:
+            loss = answer_loss(model, inputs, num_items_in_batch)
+        else:
+            loss = self._with_masks(model, inputs, num_items_in_batch)
         if num_items_in_batch is not None and self.args.world_size > 1:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         return (loss, None) if return_outputs else loss
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The batches of a step and their answer tokens; the masks of the step are counted as well."""
+        batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
+        count = torch.tensor(sum(len(b.get("masks", ())) for b in batches), device=device)
+        self._masks = int(self.accelerator.gather(count).sum()) if self.tagger is not None else 0
+        return batches, tokens
+
+    def _with_masks(self, model: Any, inputs: dict[str, Any], tokens: Any) -> Any:
+        inner = self.accelerator.unwrap_model(model)
+        logits, targets, found = forward(model, inner, inputs, self.tagger)
+        words = F.cross_entropy(logits, targets, reduction="sum") / (tokens if tokens is not None else len(targets))
+        pixels = pixel_loss(found, self.mask.bce, self.mask.dice) / max(self._masks, 1)
+        return self.mask.text * words + pixels + untouched(parts_of(inner))  # type: ignore[arg-type]
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -62,7 +91,7 @@ class DetectionTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The Trainer's optimiser; with a group a part where ``lr_scale`` asks for different rates."""
-        scale = self.lr_scale.model_dump()
+        scale = self.lr_scale.model_dump() | {"mask": self.mask.lr_scale}
         if self.optimizer is not None or set(scale.values()) == {1.0}:
             return super().create_optimizer(model)
         target = self.model if model is None else model

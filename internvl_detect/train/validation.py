@@ -6,7 +6,7 @@ takes its share of the rows. Not here: the metrics (``evaluate.metrics``) and wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from internvl_detect.train.collate import Collator
 from internvl_detect.train.corpus import Corpus, Encoding
 from internvl_detect.train.dataset import Rows
 from internvl_detect.train.loss import answer_logits, first_answers
+from internvl_detect.train.mask import PixelScores, forward
 from internvl_detect.train.packing import Plan, pack
 
 
@@ -32,11 +33,17 @@ class Scored:
     scores: np.ndarray
     truths: np.ndarray
     loss: float
+    pixels: dict[str, float] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
         """AUC, balanced, real and fake accuracy at 0.5, log loss of the scores, answer loss, counts."""
         scores, truths = self.scores.tolist(), self.truths.tolist()
-        return {**detection_summary(scores, truths), "log_loss": log_loss(scores, truths), "loss": self.loss}
+        return {
+            **detection_summary(scores, truths),
+            "log_loss": log_loss(scores, truths),
+            "loss": self.loss,
+            **self.pixels,
+        }
 
 
 def validation_rows(
@@ -64,6 +71,7 @@ class Validator:
     ) -> None:
         self.rows, self.collator, self.batch_rows, self.workers = rows, collator, batch_rows, workers
         self.sets = yes_no_sets(tokenizer)
+        self.tagger: Any = None  # the domain tagger, where a mask head is trained
 
     def __call__(self, model: Any, accelerator: Any) -> Scored:
         """Runs in evaluation mode and leaves the model in the mode it had."""
@@ -84,14 +92,20 @@ class Validator:
         model.eval()
         found: list[torch.Tensor] = []
         loss, tokens = 0.0, 0
+        drawn = PixelScores()
         with torch.no_grad():
             feed = iter(loader)
             for turn in range(rounds):
                 batch = next(feed) if turn < len(mine) else self.collator([[]])
                 if "broken" in batch:
                     raise_broken(batch)
-                batch = {k: v if k == "segments" else v.to(accelerator.device) for k, v in batch.items()}
-                logits, targets = answer_logits(model, batch)
+                batch = {k: v if k in ("segments", "masks") else v.to(accelerator.device) for k, v in batch.items()}
+                if self.tagger is None:
+                    logits, targets = answer_logits(model, batch)
+                else:
+                    logits, targets, made = forward(model, accelerator.unwrap_model(model), batch, self.tagger)
+                    for grid, truth in made:
+                        drawn.add(grid.sigmoid().cpu().numpy(), truth.cpu().numpy())
                 if turn >= len(mine):
                     continue
                 loss += float(F.cross_entropy(logits, targets, reduction="sum"))
@@ -105,7 +119,9 @@ class Validator:
         table = torch.cat(found) if found else torch.zeros(0, 3, dtype=torch.float64)
         table, loss, tokens = _everyone(table, loss, tokens, world)
         table = table[np.argsort(table[:, 2], kind="stable")]
-        return Scored(table[:, 2].astype(int), table[:, 0], table[:, 1].astype(int), loss / max(tokens, 1))
+        return Scored(
+            table[:, 2].astype(int), table[:, 0], table[:, 1].astype(int), loss / max(tokens, 1), _pixels(drawn, world)
+        )
 
 
 def raise_broken(batch: dict[str, Any]) -> None:
@@ -114,6 +130,15 @@ def raise_broken(batch: dict[str, Any]) -> None:
 
     found, expected, do = batch["broken"][0]
     raise DataError(found, expected=expected, do=do or "correct the row, or --set on_broken=skip")
+
+
+def _pixels(drawn: PixelScores, world: int) -> dict[str, float]:
+    parts: list[Any] = [(drawn.counts, drawn.bins)]
+    if world > 1:
+        parts = [None] * world
+        torch.distributed.all_gather_object(parts, (drawn.counts, drawn.bins))
+    drawn.counts, drawn.bins = (sum(part[i] for part in parts) for i in (0, 1))
+    return drawn.metrics() if drawn.bins.any() else {}
 
 
 def _grouped(sizes: list[int]) -> list[list[int]]:

@@ -111,7 +111,7 @@ def key(name: str) -> str:
 @cache
 def catalog() -> tuple[Dataset, ...]:
     """Every row, in the order of ``catalog.yaml``. Raises ConfigError naming what a row does wrong."""
-    from internvl_detect.config import read_yaml
+    from internvl_detect.files import read_yaml
 
     rows = load_catalog(read_yaml(Path(__file__).with_name("catalog.yaml"))["datasets"])
     taken: dict[str, str] = {}

@@ -117,7 +117,7 @@ def load_selection(given: str | Path | Mapping[str, Any]) -> Selection:
     """
     if not isinstance(given, (str, Path)):
         return _selection(given)
-    from internvl_detect.config import read_yaml
+    from internvl_detect.files import read_yaml
 
     try:
         return _selection(read_yaml(given))
