@@ -13,6 +13,8 @@ REGION_QUESTION = (
     "Which part was edited? Say where it lies and give its boxes as [[left, top, right, bottom]], "
     "in thousandths of the picture's width and height."
 )
+SEGMENT_QUESTION = "Mark what was edited."
+SEG = "<SEG>"  # the answer to it: a token of its own where the model has one, whose hidden state prompts the mask
 # In front of a question, as a domain tagger's first guess (FakeShield's manner). A guess may be wrong: see data.asking.
 TAG_SENTENCES = {
     "authentic": "A first look found nothing unusual in this picture.",

@@ -116,6 +116,20 @@ def encode_question(
     ).input_ids
 
 
+def encode_turns(tokenizer: PreTrainedTokenizerFast, answer: str | Sequence[int], question: str) -> list[int]:
+    """Ids that go on from a prompt that asks for an answer: the answer, its end, the next question, its prompt.
+
+    ``answer`` is text, or the ids that a model said. With it the whole is what ``encode_conversation`` gives for all
+    turns at once. The question is text only: no marker in it becomes a picture's token.
+    """
+    start, end = special_id(tokenizer, "<|im_start|>"), special_id(tokenizer, "<|im_end|>")
+    header = encode_text(tokenizer, "assistant\n")
+    said = (
+        list(answer) if not isinstance(answer, str) else encode_text(tokenizer, f"assistant\n{answer}")[len(header) :]
+    )
+    return [*said, end, start, *encode_text(tokenizer, f"user\n{question}"), end, start, *header]
+
+
 # Unassigned by Unicode (noncharacters), so no text that is worth keeping holds them.
 _ESCAPED_IMAGE = "\ufdd0"
 _ESCAPED_VIDEO = "\ufdd1"
