@@ -40,10 +40,10 @@ _YES = re.compile(
 )
 _ROWS = {"upper": "upper", "top": "upper", "lower": "lower", "bottom": "lower"}
 _CENTRE = ("middle", "centre", "center")
-_PLACE = re.compile(
-    r"\b(?:(?P<row>upper|top|lower|bottom)(?:[ -](?P<side>left|right|middle|centre|center))?"
-    r"|(?P<only>left|right|middle|centre|center))(?:[ -]hand)?(?= (?:part|area|region|side|corner|field|half|third)s?\b"
-    r"|(?<=left)|(?<=right)|(?<=middle)|(?<=centre)|(?<=center))",
+_PLACE = re.compile(  # "the left" alone may be a verb: one word needs its noun, "upper left" needs none
+    r"\b(?:(?P<row>upper|top|lower|bottom)[ -](?P<side>left|right|middle|centre|center)\b"
+    r"|(?P<only>upper|top|lower|bottom|left|right|middle|centre|center)(?:[ -]hand)?"
+    r" (?:part|area|region|side|corner|field|half|third)s?\b)",
     re.IGNORECASE,
 )
 _WHOLE = re.compile(
@@ -101,7 +101,8 @@ def read(text: str) -> Reasons:
 
 def sentences(text: str) -> list[str]:
     """A text's sentences in order, blanks at their ends left out; a point inside a number ends none."""
-    return [part.strip() for part in _SENTENCE.findall(text[:_MOST_CHARS]) if part.strip(" .!?\n\t\r")]
+    parts = (part.strip() for part in _SENTENCE.findall(text[:_MOST_CHARS]))
+    return [part for part in parts if part.strip(" .!?")]
 
 
 def verity_in(sentence: str) -> bool | None:
@@ -116,8 +117,9 @@ def place_in(sentence: str) -> str | None:
     found = _PLACE.search(sentence)
     if found is None:
         return "whole" if _WHOLE.search(sentence) else None
-    row = _ROWS.get((found["row"] or "").lower(), "")
-    side = (found["side"] or found["only"] or "").lower()
+    only = (found["only"] or "").lower()
+    row = _ROWS.get((found["row"] or only).lower(), "")
+    side = (found["side"] or ("" if row else only)).lower()
     if side in _CENTRE:
         side = "" if row else "middle"
     return f"{row} {side}".strip()
