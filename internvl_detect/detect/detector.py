@@ -126,7 +126,7 @@ class Detector:
         loaded = self.loaded
         facts = {"model": loaded.name, "base": loaded.fingerprint, "calibration": self.calibration.to_dict()}
         if self.looker is not None:
-            facts["domain tagger"] = f"{self.looker.tagger.name} {self.looker.tagger.fingerprint()}"
+            facts["domain tagger"] = f"{self.looker.tagger.name} {self.looker.tagger.fingerprint}"
         return facts
 
     def detect(
@@ -193,12 +193,14 @@ class Detector:
     def _wanted(self, explain: bool, mask: bool, language: str | None, tell: Callable[[str], None] | None) -> Wanted:
         if mask and not self.draws:
             raise ConfigError("a mask without a domain tagger", do="name one: --tagger FOLDER, or --tagger nano")
+        if mask:
+            _ = self.looker.masker  # one that does not fit is told before the first file
         return Wanted(explain, mask, language, tell)
 
     def _ask(self, jobs: Sequence[Job], wanted: Wanted) -> None:
         """Tag, verdict, words, mask; ``error`` of each job that fails."""
         if self.looker is not None:
-            self.looker.look(jobs)
+            self.looker.look(jobs, wanted)
         self.asker.ask([job for job in jobs if job.error is None], wanted)
         if self.looker is not None and wanted.mask:
             self.looker.draw(jobs)
@@ -209,7 +211,7 @@ class Detector:
         return self._verdict(job, wanted)
 
     def _verdict(self, job: Job, wanted: Wanted) -> Verdict:
-        threshold = self.looker.masker.threshold if self.looker is not None else None
+        threshold = self.looker.masker.threshold if job.drawn else None
         return verdict_of(
             job, loaded=self.loaded, calibration=self.calibration, wanted=wanted, mask_threshold=threshold
         )

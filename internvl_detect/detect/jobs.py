@@ -18,8 +18,7 @@ from internvl_detect.model.answer import Answerer, Prefilled, Request, Tell
 from internvl_detect.model.calibration import Calibration
 from internvl_detect.model.checkpoint import LoadedModel
 from internvl_detect.model.prompts import encode_question, encode_turns
-from internvl_detect.model.seg import seg_id
-from internvl_detect.questions import SEGMENT_QUESTION
+from internvl_detect.model.seg import seg_id, seg_turn
 
 PADDED_AT_MOST = 0.8  # the shortest prompt of a batch is at least this share of its longest
 NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
@@ -31,7 +30,7 @@ class Asker:
 
     def __init__(self, loaded: LoadedModel, calibration: Calibration, word_tokens: int = 64) -> None:
         self.answerer, self.calibration, self.word_tokens = Answerer(loaded), calibration, word_tokens
-        self.seg = seg_id(loaded)
+        self.has_seg = seg_id(loaded) is not None
 
     def question(self, text: str, shown: Sequence[Shown], *, video: bool = False) -> Request:
         """Token ids and tiles; see ``Asks``."""
@@ -144,7 +143,7 @@ class Asker:
             raise _too_large(job) from error
 
     def _marks(self, wanted: Wanted) -> bool:
-        return wanted.mask and self.seg is not None
+        return wanted.mask and self.has_seg
 
     def _follow_up(self, state: Prefilled, units: list[Unit], wanted: Wanted) -> None:
         """Kind of fake for those that look fake, then words and marks where they are wanted, from one batch."""
@@ -171,10 +170,7 @@ class Asker:
     def _mark(self, state: Prefilled, units: list[Unit], answers: Sequence[str | Sequence[int]]) -> None:
         """Let the conversation come to ``<SEG>``, and keep what a mask is drawn from."""
         began = time.perf_counter()
-        turns = [
-            [*encode_turns(self.answerer.tokenizer, answer, SEGMENT_QUESTION), self.seg or 0] for answer in answers
-        ]
-        state = self.answerer.follow(state, turns)
+        state = self.answerer.follow(state, [seg_turn(self.answerer.loaded, answer) for answer in answers])
         for row, (job, at) in enumerate(units):
             job.marks[at] = state.hidden[row], state.tiles[row][: len(job.tile_boxes[at])]
             job.add_s("mask_s", (time.perf_counter() - began) / len(units))
