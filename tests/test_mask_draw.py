@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,8 +44,8 @@ def picture(width=64, height=40, at=(16, 8, 48, 32)):
     return whole
 
 
-def asked(loaded, seen, question=tiny.QUESTION):
-    cut = cut_tiles(seen, loaded.settings.tiles)
+def asked(loaded, seen, question=tiny.QUESTION, own=None):
+    cut = cut_tiles(seen, replace((own or loaded.settings).tiles, tile_px=loaded.tile_px))
     ids = encode_question(
         loaded.tokenizer, question, tiles_per_image=[len(cut.pixels)], tokens_per_tile=loaded.tokens_per_tile
     )
