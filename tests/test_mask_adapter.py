@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from marked import FakeTagger
-from test_mask_draw import asked, drawn_in_a_turn, picture
+from marked import FakeTagger, asked, drawn_in_a_turn, picture
 
 from internvl_detect.errors import AdapterError, CheckpointError
 from internvl_detect.model.adapter import merge
