@@ -66,11 +66,7 @@ class OfDetector:
 
     def __init__(self, detector: Any) -> None:
         self.detector, self.name, self.notes = detector, detector.loaded.name, detector.loaded.notes
-        self.facts = {
-            "model": self.name,
-            "base": detector.loaded.fingerprint,
-            "calibration": detector.calibration.to_dict(),
-        }
+        self.facts = detector.facts
 
     def rows(self, files: Sequence[File], **options: Any) -> Iterator[tuple[int, Verdict | Failure]]:
         """See ``Engine``."""
