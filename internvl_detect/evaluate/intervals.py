@@ -42,7 +42,7 @@ def paired(
     systems: Sequence[Values], n_groups: int, *, rounds: int = ROUNDS, seed: int = 0, level: float = LEVEL
 ) -> list[tuple[Array, Array]]:
     """The (low, high) of the first system's values, then of each other system less the first, in the same draws."""
-    shape = systems[0](np.ones(max(n_groups, 1), np.int64)).shape if n_groups else (0,)
+    shape = systems[0](np.ones(n_groups, np.int64)).shape
     if n_groups < 2:
         return [(np.full(shape, np.nan), np.full(shape, np.nan)) for _ in systems]
     drawn = np.empty((len(systems), rounds, *shape))
