@@ -13,6 +13,8 @@ REGION_QUESTION = (
     "Which part was edited? Say where it lies and give its boxes as [[left, top, right, bottom]], "
     "in thousandths of the picture's width and height."
 )
+SEGMENT_QUESTION = "Mark what was edited."
+SEG = "<SEG>"  # the answer to it: a token of its own where the model has one, whose hidden state prompts the mask
 # In front of a question, as a domain tagger's first guess (FakeShield's manner). A guess may be wrong: see data.asking.
 TAG_SENTENCES = {
     "authentic": "A first look found nothing unusual in this picture.",
@@ -23,7 +25,15 @@ TAG_SENTENCES = {
 }
 
 
-def tagged(tag: str, question: str) -> str:
-    """``question`` with the sentence of a domain tag in front; as it is for a tag without one."""
+_EDITED_IN_PART = ("aigc_editing", "deepfake", "photoshop")
+
+
+def tagged(tag: str, question: str, place: str = "") -> str:
+    """``question`` with the sentence of a domain tag in front; as it is for a tag without one.
+
+    ``place``, one of the nine fields such as "upper left", says where an edit was suspected.
+    """
     sentence = TAG_SENTENCES.get(tag)
+    if sentence and place and tag in _EDITED_IN_PART:
+        sentence += f" Look at the {place} part."
     return f"{sentence} {question}" if sentence else question

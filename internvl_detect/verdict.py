@@ -1,6 +1,7 @@
 """What a detection says: frozen dataclasses that every room passes on, and their JSON form.
 
-Not here: how a verdict comes about (``detect``) or is shown (``report``). Imports nothing but the standard library.
+Not here: how a verdict comes about (``detect``) or is shown (``report``). Imports the standard library, and what words
+say (``explanations``).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from internvl_detect.explanations import Basis, Reasons, Where
+
 Kind = Literal["image", "video"]
 Decision = Literal["authentic", "unsure", "fake"]
 Label = Literal["real", "ai_generated", "tampered", "deepfake", "fake"]
@@ -17,11 +20,17 @@ Label = Literal["real", "ai_generated", "tampered", "deepfake", "fake"]
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame of a clip that was looked at: its index, its time in seconds and its own P(fake) in [0, 1]."""
+    """One frame of a clip that was looked at: its index, its time in seconds and its own P(fake) in [0, 1].
+
+    ``mask_share``: the share of its pixels that the mask marks, of a frame that a mask was drawn for. ``mask`` as in
+    Verdict.
+    """
 
     index: int
     time_s: float
     score: float
+    mask_share: float | None = None
+    mask: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -35,12 +44,15 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Region:
-    """A part of the picture: box (left, top, right, bottom) in picture pixels, its mean score in [0, 1], and its
-    area in pixels where a mask gave it."""
+    """A part of the picture: box (left, top, right, bottom) in picture pixels, and its mean score in [0, 1].
+
+    ``area_px``: its pixels, where a mask was drawn; ``sentence``: of the words, the one that names its place.
+    """
 
     box_xyxy: tuple[int, int, int, int]
     score: float
     area_px: int | None = None
+    sentence: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,10 @@ class Verdict:
 
     ``score`` is the model's raw P(fake) in [0, 1]; ``probability`` the same after calibration; ``decision`` follows
     from ``probability`` and two thresholds, unless a piece of evidence decides (``notes`` say so). ``label`` is the
-    likeliest kind, "fake" where whoever answered could not tell which. ``timings`` are seconds by stage.
+    likeliest kind, "fake" where whoever answered could not tell which. ``timings`` are seconds by stage. ``reasons``
+    are the words, read; they decide nothing. ``domain_tag`` is the tagger's likeliest tag (of a clip: of its worst
+    frame), ``tag_probabilities`` those of all. ``mask_share`` is the share of the picture that the mask marks; ``mask``
+    the mask itself, uint8 (H, W), probability times 255 in the picture's own pixels, which no row of JSON holds.
     """
 
     path: str
@@ -84,10 +99,20 @@ class Verdict:
     width: int | None = None
     height: int | None = None
     sha256: str | None = None
+    reasons: Reasons | None = None
+    domain_tag: str | None = None
+    tag_probabilities: dict[str, float] = field(default_factory=dict)
+    mask_share: float | None = None
+    mask: Any = field(default=None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, in the order of the fields; floats as they are."""
-        return dataclasses.asdict(self)
+        """Plain JSON types, in the order of the fields; floats as they are. ``mask`` is left out."""
+        frames = tuple(dataclasses.replace(frame, mask=None) for frame in self.frames)
+        row = dataclasses.asdict(dataclasses.replace(self, mask=None, frames=frames))
+        del row["mask"]
+        for frame in row["frames"]:
+            del frame["mask"]
+        return row
 
 
 @dataclass(frozen=True)
@@ -112,12 +137,13 @@ def from_row(row: Mapping[str, Any]) -> Verdict | Failure:
         if row.get("error") is not None:
             kind = row.get("kind") if row.get("kind") in get_args(Kind) else None
             return Failure(row["path"], str(row["error"]), int(_number(row.get("exit_code") or 1)), kind)
-        known = {f.name for f in dataclasses.fields(Verdict)}
+        known = {f.name for f in dataclasses.fields(Verdict)} - {"mask"}
         made = {key: value for key, value in row.items() if key in known}
         for key in ("model", "label"):
             made[key] = str(row[key])
         made["frames"] = tuple(
-            Frame(int(_number(f["index"])), _number(f["time_s"]), _number(f["score"])) for f in row["frames"]
+            Frame(int(_number(f["index"])), _number(f["time_s"]), _number(f["score"]), _maybe(f.get("mask_share")))
+            for f in row["frames"]
         )
         stretch = row.get("stretch")
         made["stretch"] = (
@@ -135,6 +161,10 @@ def from_row(row: Mapping[str, Any]) -> Verdict | Failure:
         )
         made["notes"] = tuple(str(note) for note in row["notes"])
         made["score"], made["probability"] = _number(row["score"]), _number(row["probability"])
+        made["mask_share"] = _maybe(row.get("mask_share"))
+        made["reasons"] = _reasons(row.get("reasons"))
+        made["domain_tag"] = None if row.get("domain_tag") is None else str(row["domain_tag"])
+        made["tag_probabilities"] = {str(k): _number(v) for k, v in (row.get("tag_probabilities") or {}).items()}
         made["timings"] = {str(k): _number(v) for k, v in row["timings"].items()}
         if row["kind"] not in get_args(Kind) or row["decision"] not in get_args(Decision):
             raise ValueError(f"kind {row['kind']!r:.80}, decision {row['decision']!r:.80}")
@@ -151,5 +181,28 @@ def _number(value: Any) -> float:
 
 def _region(row: Mapping[str, Any]) -> Region:
     left, top, right, bottom = (int(_number(v)) for v in row["box_xyxy"])
-    area = row.get("area_px")
-    return Region((left, top, right, bottom), _number(row["score"]), None if area is None else int(_number(area)))
+    area, said = row.get("area_px"), row.get("sentence")
+    return Region(
+        (left, top, right, bottom),
+        _number(row["score"]),
+        None if area is None else int(_number(area)),
+        None if said is None else str(said),
+    )
+
+
+def _maybe(value: Any) -> float | None:
+    return None if value is None else _number(value)
+
+
+def _reasons(row: Mapping[str, Any] | None) -> Reasons | None:
+    if row is None:
+        return None
+    where, whether = row.get("where"), row.get("whether")
+    if whether not in (True, False, None):
+        raise ValueError(f"whether {whether!r:.80}")
+    return Reasons(
+        whether,
+        None if where is None else Where(str(where["place"]), str(where["sentence"])),
+        tuple(Basis(str(b["aspect"]), str(b["sentence"])) for b in row.get("basis") or ()),
+        tuple(str(said) for said in row.get("contradictions") or ()),
+    )

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "internvl_detect"
 # Each room may import from rooms of a lower number only, or from itself.
 FLOORS = {
-    "errors": 0, "questions": 0,
+    "errors": 0, "questions": 0, "explanations": 0,
     "verdict": 1, "progress": 1, "files": 1, "http_calls": 1,
     "uploads": 2, "media": 2, "config": 2, "client": 3,
     "data": 3, "model": 3,
@@ -30,7 +30,7 @@ DATA_FLOORS = {
     "conversations": 2,
     "prepare": 3, "shards": 3, "samples": 3,
 }  # fmt: skip
-LIGHT = ("errors", "questions", "verdict", "progress", "files", "config", "media", "data", "report")
+LIGHT = ("errors", "questions", "explanations", "verdict", "progress", "files", "config", "media", "data", "report")
 LIGHT += ("http_calls", "uploads", "client")
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 NEVER = {"torchvision", "timm", "decord", "mmcv", "pickle", "gradio"}

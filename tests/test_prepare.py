@@ -26,7 +26,7 @@ from internvl_detect.data.prepare.regions import part_boxes, region_answer
 from internvl_detect.data.prepare.splits import Places
 from internvl_detect.data.prepare.training_set import PrepareOptions, prepare_rows
 from internvl_detect.errors import ConfigError, DataError, MediaError
-from internvl_detect.questions import TAG_SENTENCES
+from internvl_detect.questions import SEGMENT_QUESTION, TAG_SENTENCES
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,10 @@ def test_every_row_can_be_trained_on_and_names_what_it_should(tree, tmp_path):
                 assert Path(sample.mask).is_file()
                 assert sample.turns[1][1] == "Yes." and "[[200, 300, 700, 600]]" in sample.turns[3][1]
             if about["kind"] == "explain" and sample.label == "fake":
-                assert sample.turns[1][1].startswith("Yes. The picture has been tampered with")
+                assert sample.turns[1][1] == "Yes."
+                assert sample.turns[3][1].startswith("Yes. The picture has been tampered with")
+            if about["kind"] == "mask":
+                assert [text for _, text in sample.turns[4:]] == [SEGMENT_QUESTION, "<SEG>"]
             if about["kind"] == "verdict":
                 assert sample.turns[1][1] == ("Yes." if sample.label == "fake" else "No.")
     assert kinds["verdict"] == 21 * 3 and kinds["explain"] == 15 and kinds["mask"] > 13 * 3

@@ -125,15 +125,21 @@ def schema() -> Any:
     """The columns: keys of a row by their names; ``details`` of evidence as JSON."""
     pa = _arrow()
     text, real, whole = pa.string(), pa.float64(), pa.int64()
-    frame = pa.struct([("index", whole), ("time_s", real), ("score", real)])
+    frame = pa.struct([("index", whole), ("time_s", real), ("score", real), ("mask_share", real)])
     stretch = pa.struct([("start_s", real), ("end_s", real), ("score", real)])
-    region = pa.struct([("box_xyxy", pa.list_(whole)), ("score", real)])
+    region = pa.struct([("box_xyxy", pa.list_(whole)), ("score", real), ("area_px", whole), ("sentence", text)])
+    where = pa.struct([("place", text), ("sentence", text)])
+    basis = pa.list_(pa.struct([("aspect", text), ("sentence", text)]))
+    reasons = pa.struct(
+        [("whether", pa.bool_()), ("where", where), ("basis", basis), ("contradictions", pa.list_(text))]
+    )
     evidence = pa.struct([("source", text), ("summary", text), ("score", real), ("details", text)])
     columns = dict.fromkeys(("path", "kind"), text) | dict.fromkeys(("score", "probability"), real)
     columns |= dict.fromkeys(("decision", "label", "model"), text) | {"timings": pa.map_(text, real)}
     columns |= {"calibrated": pa.bool_(), "words": text, "frames": pa.list_(frame), "stretch": stretch}
     columns |= {"regions": pa.list_(region), "evidence": pa.list_(evidence), "notes": pa.list_(text)}
     columns |= {"width": whole, "height": whole, "sha256": text, "error": text, "exit_code": whole}
+    columns |= {"reasons": reasons, "domain_tag": text, "tag_probabilities": pa.map_(text, real), "mask_share": real}
     columns |= dict.fromkeys(("question", "image", "outputs"), text)
     return pa.schema(list(columns.items()))
 
@@ -154,8 +160,9 @@ def _write_part(path: Path, rows: list[dict[str, Any]]) -> None:
     for row in made:
         if row.get("evidence"):
             row["evidence"] = [e | {"details": json.dumps(e.get("details") or {})} for e in row["evidence"]]
-        if row.get("timings") is not None:
-            row["timings"] = list(row["timings"].items())
+        for key in ("timings", "tag_probabilities"):
+            if row.get(key) is not None:
+                row[key] = list(row[key].items())
     temporary = path.with_name("_" + path.name + ".partial")
     pa.parquet.write_table(pa.Table.from_pylist(made, schema()), temporary, compression="zstd")
     os.replace(temporary, path)
@@ -168,7 +175,8 @@ def _rows_of(part: Path) -> Iterator[dict[str, Any]]:
         rows = table.to_pylist()
         for row in rows:
             row["path"] = _from_utf8(row["path"])
-            row["timings"] = dict(row.get("timings") or ())
+            for key in ("timings", "tag_probabilities"):
+                row[key] = dict(row.get(key) or ())
             for item in row.get("evidence") or ():
                 item["details"] = json.loads(item["details"] or "{}")
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:

@@ -1,12 +1,13 @@
-"""Ask a loaded model: a batch of prompts with their tiles through one prefill, then words from the same cache.
+"""Ask a loaded model: a batch of prompts with their tiles through one prefill, then words and further turns from the
+same cache.
 
-Prompts of different lengths are padded on the left. Not here: reading files or deciding (``detect``), the prompt's
-wording (``prompts``).
+Prompts of different lengths are padded on the left, and so is each further turn. Not here: reading files or deciding
+(``detect``), the prompt's wording (``prompts``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ KIND_PHRASES = {
 }
 # Tiles that go through the ViT together. On a CPU more of them fall out of its caches (measured: benchmarks/detect.py).
 TILES_AT_ONCE = {"cpu": 4}
+Tell = Callable[[list[str]], None]  # hears the answers so far, one a row
+Hear = Callable[[list[list[int]]], None]
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,18 @@ class Request:
 
 @dataclass
 class Prefilled:
-    """A batch after its prefill: log odds of yes (B,), and what is needed to go on."""
+    """A batch after its prefill: log odds of yes (B,), and what is needed to go on.
+
+    ``hidden`` (B, D) are the last position's states after the final norm; ``tiles`` what the projector made of each
+    request's tiles, (T, n, D).
+    """
 
     log_odds: torch.Tensor
     first_logits: torch.Tensor
     mask: torch.Tensor
     cache: Any
+    hidden: torch.Tensor
+    tiles: list[torch.Tensor]
 
     def select(self, rows: Sequence[int]) -> Prefilled:
         """These rows alone, with a cache of their own."""
@@ -56,7 +65,10 @@ class Prefilled:
         cache = DynamicCache()
         for layer, held in enumerate(self.cache.layers):
             cache.update(held.keys[index], held.values[index], layer)
-        return Prefilled(self.log_odds[index], self.first_logits[index], self.mask[index], cache)
+        tiles = [self.tiles[row] for row in rows]
+        return Prefilled(
+            self.log_odds[index], self.first_logits[index], self.mask[index], cache, self.hidden[index], tiles
+        )
 
 
 class Answerer:
@@ -75,24 +87,65 @@ class Answerer:
     @torch.inference_mode()
     def prefill(self, requests: Sequence[Request], *, keep_cache: bool = True) -> Prefilled:
         """One forward over all requests; logits of the last position only."""
-        device = self.loaded.device
         ids, mask = self._padded([r.input_ids for r in requests])
-        out = self.loaded.model(
-            input_ids=ids,
-            attention_mask=None if bool(mask.all()) else mask,
-            position_ids=_positions(mask).to(device),
-            mm_encoder_outputs=self._seen([r.tiles for r in requests]),
-            use_cache=keep_cache,
-            logits_to_keep=1,
-        )
-        logits = out.logits[:, -1]
-        return Prefilled(log_odds(logits, self.sets), logits, mask, out.past_key_values if keep_cache else None)
+        tiles = [r.tiles for r in requests]
+        seen = self._seen(tiles)
+        more: dict[str, Any] = {}
+        if seen is not None:
+            more["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=seen)}
+        parts = list(seen.split([len(t) for t in tiles])) if seen is not None else [mask.new_zeros(0)] * len(tiles)
+        out, hidden = self._forward(ids, mask, use_cache=keep_cache, **more)
+        return self._state(out, hidden, mask, parts)
 
     @torch.inference_mode()
-    def words(self, state: Prefilled, max_tokens: int = 64) -> list[str]:
-        """Greedy answers that go on from the prefill; the cache is used up. Two runs give the same words."""
+    def follow(self, state: Prefilled, turns: Sequence[Sequence[int]]) -> Prefilled:
+        """Go on from a prefilled batch: these further ids of each row, as a fresh prefill of everything would be.
+
+        The cache is extended in place, so ``state`` is used up. Raises DataError for a conversation that is too long.
+        """
+        ids, real = self._padded(turns, len_before=int(state.mask.sum(1).max()))
+        mask = torch.cat([state.mask, real], 1)
+        out, hidden = self._forward(ids, mask, past_key_values=state.cache, use_cache=True)
+        return self._state(out, hidden, mask, state.tiles)
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, **more: Any) -> tuple[Any, torch.Tensor]:
+        """The model's answer on the last of ``ids``, and the state (B, D) that its output head was given."""
+        heard: list[torch.Tensor] = []
+        head = base_of(self.loaded.model).get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
+        try:
+            out = self.loaded.model(
+                input_ids=ids,
+                attention_mask=None if ids.shape == mask.shape and bool(mask.all()) else mask,
+                position_ids=_positions(mask)[:, -ids.shape[1] :],
+                logits_to_keep=1,
+                **more,
+            )
+        finally:
+            hook.remove()
+        return out, heard[-1][:, -1]
+
+    def _state(self, out: Any, hidden: torch.Tensor, mask: torch.Tensor, tiles: list[torch.Tensor]) -> Prefilled:
+        logits = out.logits[:, -1]
+        return Prefilled(log_odds(logits, self.sets), logits, mask, out.past_key_values, hidden, tiles)
+
+    @torch.inference_mode()
+    def words(self, state: Prefilled, max_tokens: int = 64, tell: Tell | None = None) -> list[str]:
+        """Greedy answers that go on from the prefill. Two runs give the same words; see ``said`` for ``tell``."""
+        return [self.text(ids) for ids in self.said(state, max_tokens, tell)]
+
+    @torch.inference_mode()
+    def said(self, state: Prefilled, max_tokens: int = 64, tell: Tell | None = None) -> list[list[int]]:
+        """The token ids of ``words``. ``tell`` is given the texts so far, again and again while they grow.
+
+        The cache is then as it was before, so the conversation can go on with ``follow``.
+        """
         first = state.first_logits.argmax(-1)
         length = -(-(state.mask.shape[1] + max_tokens) // LENGTHS) * LENGTHS
+        hear: Hear | None = None
+        if tell is not None:
+            told = tell
+            hear = lambda answers: told([self.text(ids) for ids in self._ended(answers)])  # noqa: E731
         if fits_graph(self.loaded.model, length):
             decoder = self._decoder
             if decoder is None or (decoder.model, decoder.batch, decoder.length) != (
@@ -102,16 +155,28 @@ class Answerer:
                 self._decoder = None  # its buffers go before new ones come
                 text = self.loaded.config.text_config
                 self._decoder = decoder = Decoder(self.loaded.model, text, len(first), length, graph=True)
-            answers = decoder.run(state.cache, state.mask, first, self.stop, max_tokens)
-        else:
-            answers = self._step_by_step(state, first, max_tokens)
-        return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+            return decoder.run(state.cache, state.mask, first, self.stop, max_tokens, hear)
+        answers = self._step_by_step(state, first, max_tokens, hear)
+        if (more := state.cache.get_seq_length() - state.mask.shape[1]) > 0:
+            state.cache.crop(-more)
+        return answers
 
-    def _step_by_step(self, state: Prefilled, token: torch.Tensor, max_tokens: int) -> list[list[int]]:
+    def text(self, ids: Sequence[int]) -> str:
+        """The words of an answer's ids."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def _ended(self, answers: list[list[int]]) -> list[list[int]]:
+        return [ids[: ids.index(self.stop)] if self.stop in ids else ids for ids in answers]
+
+    def _step_by_step(
+        self, state: Prefilled, token: torch.Tensor, max_tokens: int, hear: Hear | None = None
+    ) -> list[list[int]]:
         mask, cache = state.mask, state.cache
         said = [token]
         done = token == self.stop
         for _ in range(max_tokens - 1):
+            if hear is not None:
+                hear(torch.stack(said, 1).tolist())
             if bool(done.all()):
                 break
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
@@ -127,7 +192,9 @@ class Answerer:
             said.append(token)
             done = done | (token == self.stop)
         answers = torch.stack(said, 1).tolist()
-        return [ids[: ids.index(self.stop)] if self.stop in ids else ids for ids in answers]
+        if hear is not None:
+            hear(answers)
+        return self._ended(answers)
 
     @torch.inference_mode()
     def kinds(self, state: Prefilled, rows: Sequence[int]) -> list[str]:
@@ -162,12 +229,12 @@ class Answerer:
         score = (each.sum(1) / tail[:, 1:].sum(1)).view(len(rows), len(names))
         return [names[i] for i in score.argmax(1).tolist()]
 
-    def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _padded(self, prompts: Sequence[Sequence[int]], len_before: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(map(len, prompts))
         limit = self.loaded.config.text_config.max_position_embeddings
-        if longest > limit:
+        if len_before + longest > limit:
             raise DataError(
-                f"a prompt of {longest} tokens",
+                f"a prompt of {len_before + longest} tokens",
                 expected=f"at most {limit} for this model",
                 do="use fewer tiles or frames",
             )
@@ -176,8 +243,8 @@ class Answerer:
         device = self.loaded.device
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
-    def _seen(self, tiles: Sequence[np.ndarray]) -> dict[str, Any] | None:
-        """What the ViT and projector make of all tiles, some at a time: memory stays bounded and caches stay warm."""
+    def _seen(self, tiles: Sequence[np.ndarray]) -> torch.Tensor | None:
+        """What the ViT and projector make of all tiles (T, n, D), some at a time: memory stays bounded."""
         filled = [t for t in tiles if len(t)]
         if not filled:
             return None
@@ -188,7 +255,7 @@ class Answerer:
             inner.get_image_features(self._pixels(whole[at : at + step]), return_dict=True).pooler_output
             for at in range(0, len(whole), step)
         ]
-        return {"image": BaseModelOutputWithPooling(pooler_output=torch.cat(features))}  # (tiles, tokens, hidden)
+        return torch.cat(features)
 
     def _pixels(self, tiles: np.ndarray) -> torch.Tensor:
         # uint8 goes to the device, a quarter of the bytes; the arithmetic is the reference's, step by step.

@@ -8,7 +8,7 @@ what is asked (``answer``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,10 +39,19 @@ class Decoder:
         self.recorded: Any = None
 
     @torch.inference_mode()
-    def run(self, cache: Any, mask: torch.Tensor, first: torch.Tensor, stop: int, max_tokens: int) -> list[list[int]]:
+    def run(
+        self,
+        cache: Any,
+        mask: torch.Tensor,
+        first: torch.Tensor,
+        stop: int,
+        max_tokens: int,
+        hear: Callable[[list[list[int]]], None] | None = None,
+    ) -> list[list[int]]:
         """The tokens of each answer, ``first`` (B,) included, ended by ``stop`` or ``max_tokens`` long.
 
-        ``cache`` and ``mask`` (B, T) are those of the prefill, padding on the left.
+        ``cache`` and ``mask`` (B, T) are those of the prefill, padding on the left; the cache is left as it is.
+        ``hear`` is given the answers so far every ``LOOK_EVERY`` steps.
         """
         start = mask.shape[1]
         self._fill(cache, mask, first)
@@ -52,6 +61,8 @@ class Decoder:
             for _ in range(turns):
                 self._next()
             done += turns
+            if hear is not None:
+                hear(self.said[:, start : start + done].tolist())
             if bool((self.said[:, start : start + done] == stop).any(1).all()):
                 break
         answers = self.said[:, start : start + done].tolist()

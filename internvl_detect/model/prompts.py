@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from internvl_detect.errors import DataError
 from internvl_detect.model.tokenizer import encode_text, special_id
-from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
+from internvl_detect.questions import IMAGE_QUESTION, SEG, VIDEO_QUESTION
 
 SYSTEM_MESSAGE = (
     "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
@@ -72,7 +72,7 @@ def encode_conversation(
             # Encoded in one piece with its header, as the original does, then split where the header ends.
             whole = encode_text(tokenizer, f"assistant\n{text}")
             cut = len(header) if whole[: len(header)] == header else _common(whole, header)
-            if seg_id is not None and text.strip() == "<SEG>":
+            if seg_id is not None and text.strip() == SEG:
                 put(header)
                 put([seg_id, end], learn=True)
                 continue
@@ -114,6 +114,20 @@ def encode_question(
         video=kind == "video",
         video_last_newline=video_last_newline,
     ).input_ids
+
+
+def encode_turns(tokenizer: PreTrainedTokenizerFast, answer: str | Sequence[int], question: str) -> list[int]:
+    """Ids that go on from a prompt that asks for an answer: the answer, its end, the next question, its prompt.
+
+    ``answer`` is text, or the ids that a model said. With it the whole is what ``encode_conversation`` gives for all
+    turns at once. The question is text only: no marker in it becomes a picture's token.
+    """
+    start, end = special_id(tokenizer, "<|im_start|>"), special_id(tokenizer, "<|im_end|>")
+    header = encode_text(tokenizer, "assistant\n")
+    said = (
+        list(answer) if not isinstance(answer, str) else encode_text(tokenizer, f"assistant\n{answer}")[len(header) :]
+    )
+    return [*said, end, start, *encode_text(tokenizer, f"user\n{question}"), end, start, *header]
 
 
 # Unassigned by Unicode (noncharacters), so no text that is worth keeping holds them.

@@ -16,6 +16,7 @@ from internvl_detect.errors import AdapterError, IvdetectError
 from internvl_detect.media.tiles import TileSettings
 from internvl_detect.model.calibration import Calibration
 from internvl_detect.model.folder import read_json
+from internvl_detect.model.fusion import Fusion
 from internvl_detect.model.prompts import SYSTEM_MESSAGE
 
 FILE = "ivdetect.json"
@@ -36,7 +37,7 @@ class AdapterSettings:
     said wherever the model answers. ``clip_score`` "prompt" asks about all frames at once, as the original does;
     "frames" suits a model trained on pictures alone: frames are asked one by one and their scores aggregated.
     ``frame_tiles`` is the number of tiles of a frame that is asked alone. ``merged`` names an adapter that was merged
-    into these weights.
+    into these weights. ``fusion`` is the dict of a Fusion with the domain tagger's evidence, or None.
     """
 
     tiles: TileSettings = field(default_factory=TileSettings)
@@ -50,6 +51,7 @@ class AdapterSettings:
     clip_score: str = "prompt"
     frame_tiles: int = 1
     merged: str | None = None
+    fusion: dict[str, Any] | None = None
 
     @classmethod
     def of_folder(cls, folder: Path, tile_px: int, raw: Mapping[str, Any]) -> AdapterSettings:
@@ -92,6 +94,7 @@ class AdapterSettings:
             raise AdapterError(f"{folder / FILE}: clip_score is {content['clip_score']!r}", expected="prompt or frames")
         try:
             Calibration.from_dict(content.get("calibration"))
+            Fusion.from_dict(content.get("fusion"))
             if "tiles" in content:
                 content["tiles"] = TileSettings.from_dict(content["tiles"])
             return cls(**content)

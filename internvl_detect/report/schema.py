@@ -13,15 +13,16 @@ import types
 import typing
 from typing import Any
 
+from internvl_detect.explanations import Basis, Reasons, Where
 from internvl_detect.verdict import Evidence, Failure, Frame, Region, Stretch, Verdict
 
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
-_UNIT = {"score", "probability"}  # numbers in [0, 1]
+_UNIT = {"score", "probability", "mask_share"}  # numbers in [0, 1]
 
 
 def schema() -> dict[str, Any]:
     """The schema: any row at the top, "report" and every dataclass among ``$defs``."""
-    classes = (Verdict, Failure, Frame, Stretch, Region, Evidence)
+    classes = (Verdict, Failure, Frame, Stretch, Region, Evidence, Reasons, Where, Basis)
     defs = {kind.__name__: _of_class(kind) for kind in classes}
     row = {"anyOf": [{"$ref": "#/$defs/Verdict"}, {"$ref": "#/$defs/Failure"}]}
     defs["report"] = {
@@ -46,6 +47,8 @@ def _of_class(kind: type) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     properties = {}
     for field in dataclasses.fields(kind):
+        if field.name == "mask":  # pixels, which no row holds
+            continue
         properties[field.name] = _of_type(hints[field.name])
         if field.name in _UNIT:
             number = properties[field.name]

@@ -3,9 +3,10 @@
     asked = parse_questions(["verdict,explain", "CASIA2=verdict,mask"])
     shares = Shares(); ...; conversations(row, asked, shares, root)
 
-Kinds: ``verdict`` (the standard question; yes or no), ``explain`` (yes or no, then words; a domain tag in front of the
-question) and ``mask`` (the standard question, then where). Neither the kind of question nor the tag may give the label
-away: authentic files are asked each kind as often as fake ones, and a tag is a guess. Not here: files (``one_file``).
+Kinds: ``verdict`` (the standard question; yes or no), ``explain`` (the same, then a question for reasons with a domain
+tag in front) and ``mask`` (the same, then where, then ``<SEG>``). These are the turns that detection takes. Neither the
+kind of question nor the tag may give the label away: authentic files are asked each kind as often as fake ones, and a
+tag is a guess. Not here: files (``one_file``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from internvl_detect.questions import (
     EXPLAIN_QUESTION,
     IMAGE_QUESTION,
     REGION_QUESTION,
+    SEG,
+    SEGMENT_QUESTION,
     TAG_SENTENCES,
     VIDEO_QUESTION,
     tagged,
@@ -126,10 +129,10 @@ def conversation_of(
         if not clip:
             question = tagged(guessed_tag(row, seed), question)
         words = row.words.replace(IMAGE, "").replace(VIDEO, "").strip()
-        turns = (f"{marker}\n{question}", f"{verdict} {words}" if words else verdict)
+        turns = (standard, verdict, question, f"{verdict} {words}" if words else verdict)
         more["id"] += "#explain"
     elif kind == "mask":
-        turns = (standard, verdict, REGION_QUESTION, region if yes else NO_REGION)
+        turns = (standard, verdict, REGION_QUESTION, region if yes else NO_REGION, SEGMENT_QUESTION, SEG)
         more["id"] += "#mask"
         if yes:
             more["mask"] = row.mask
