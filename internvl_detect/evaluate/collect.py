@@ -35,12 +35,15 @@ MISTAKES = 24  # of each kind
 
 @dataclass
 class System:
-    """Whose predictions: its name in tables, its rows, the folder of the masks that it drew, and their threshold that
-    was chosen on validation data."""
+    """Whose predictions: its name in tables, its rows, the folder that files and true masks are named from, that of the
+    masks it drew, and their threshold that was chosen on validation data. The paths of an ``ours`` may follow links;
+    those of others must stay in their folders."""
 
     name: str
     rows: Iterable[Prediction]
+    root: Path | None = None
     mask_root: Path | None = None
+    ours: bool = False
     mask_threshold: float | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -56,8 +59,8 @@ class Numbers(dict[str, int]):
 class Collected:
     """The columns of one system. ``groups`` and ``datasets`` are shared by systems, so that their numbers agree."""
 
-    def __init__(self, system: System, datasets: Numbers, groups: Numbers, root: Path | None) -> None:
-        self.system, self.datasets, self.groups, self.root = system, datasets, groups, root
+    def __init__(self, system: System, datasets: Numbers, groups: Numbers) -> None:
+        self.system, self.datasets, self.groups = system, datasets, groups
         self.keys, self.score, self.fake = array("q"), array("d"), array("b")
         self.decision, self.dataset, self.group = array("b"), array("i"), array("i")
         self.failed: Counter[int] = Counter()
@@ -133,8 +136,8 @@ class Collected:
                 self.real_not_drawn.extend((dataset, group, _area(row.facts)))
             return
         try:
-            drawn = read_drawn(inside(self.system.mask_root or Path(), row.mask))
-            truth = self._truth(row) if fake else np.zeros(drawn.shape, bool)
+            drawn = drawn_mask(self.system, row)
+            truth = true_mask(self.system, row) if fake else np.zeros(drawn.shape, bool)
             found = histograms(drawn, truth)
         except IvdetectError as error:
             self.tell(row, f"mask: {error}")
@@ -148,7 +151,7 @@ class Collected:
             return
         for row, dataset, group in self.not_drawn:
             try:
-                truth = self._truth(row)
+                truth = true_mask(self.system, row)
             except IvdetectError as error:
                 self.tell(row, f"mask: {error}")
                 continue
@@ -159,16 +162,6 @@ class Collected:
             empty[0, 0] = area
             self.drawn.append(empty)
             self.drawn_of.append((dataset, group, False))
-
-    def _truth(self, row: Prediction) -> np.ndarray:
-        """The true mask, cut as the picture was."""
-        mask = read_mask((self.root or Path()) / row.truth_mask)
-        side = row.facts.get("side_px")
-        if isinstance(side, int) and side > 0:
-            mask = np.asarray(square(PILImage.fromarray(mask.astype(np.uint8) * 255), side)) > 127
-            if not mask.any():
-                raise MediaError("what was edited lies outside the part that was looked at")
-        return mask
 
     def tell(self, row: Prediction, error: str) -> None:
         """Counts an error of a row; the first MOST_ERRORS are kept."""
@@ -181,6 +174,28 @@ class Collected:
         """A column as an array, without a copy."""
         held = getattr(self, name)
         return np.frombuffer(held, dtype={"q": np.int64, "d": np.float64, "b": np.int8, "i": np.int32}[held.typecode])
+
+
+def file_of(system: System, path: str) -> Path:
+    """Where a file, or true mask, of a row lies. Raises MediaError where a stranger's path leads out of the root."""
+    root = system.root or Path()
+    return root / path if system.ours else inside(root, path)
+
+
+def true_mask(system: System, row: Prediction) -> np.ndarray:
+    """bool (H, W), cut as the picture was. Raises MediaError."""
+    mask = read_mask(file_of(system, row.truth_mask))
+    side = row.facts.get("side_px")
+    if isinstance(side, int) and side > 0:
+        mask = np.asarray(square(PILImage.fromarray(mask.astype(np.uint8) * 255), side)) > 127
+        if not mask.any():
+            raise MediaError("what was edited lies outside the part that was looked at")
+    return mask
+
+
+def drawn_mask(system: System, row: Prediction) -> np.ndarray:
+    """uint8 (H, W), as the system stored it. Raises MediaError."""
+    return read_drawn(inside(system.mask_root or Path(), row.mask))
 
 
 def _area(facts: dict[str, Any]) -> int:

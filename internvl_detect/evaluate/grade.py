@@ -1,6 +1,6 @@
 """Predictions graded: every figure with its interval, constant answers beside it, differences of systems, slices.
 
-    report = grade([System("ours", rows), System("theirs", others)], Settings(root=Path("data")))
+    report = grade([System("ours", rows), System("theirs", others)])
     report["lines"][0]["figures"]["auc"]       # {"value": 0.83, "low": 0.79, "high": 0.87}
 
 The report is plain JSON types, None for what cannot be said; tables (``table``) and the page (``report.evaluation``)
@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,10 +34,9 @@ Figure = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Settings:
-    """``root``: the folder that true masks are named from. ``threshold`` of the score for what is called fake.
-    ``embeddings``: None leaves the comparison of words by meaning out, "" takes the offline model, else a folder."""
+    """``threshold`` of the score for what is called fake. ``embeddings``: None leaves the comparison of words by
+    meaning out, "" takes the offline model, else a folder."""
 
-    root: Path | None = None
     threshold: float = 0.5
     rounds: int = ROUNDS
     embeddings: str | None = None
@@ -54,7 +52,7 @@ def grade(
     collected = []
     for system in systems:
         step(f"reading {system.name}")
-        collected.append(Collected(system, datasets, groups, settings.root).read())
+        collected.append(Collected(system, datasets, groups).read())
     names = list(datasets)
     report: dict[str, Any] = {
         "version": __version__,

@@ -81,6 +81,11 @@ def subjects_of(
     else:
         rows, base = rows_of(data, root=root, choice=choice, split=split, note=note)
         subjects = [Subject(of_manifest(row), os.path.join(base, row.path), is_video=row.is_video) for row in rows]
+    once = {(s.truth.dataset, s.truth.image): s for s in reversed(subjects)}
+    if len(once) < len(subjects):
+        twice = f"{len(subjects) - len(once)} rows name a file again; the first of each is taken"
+        note(Finding("warning", "twice", data, 0, twice))
+        subjects = [s for s in subjects if once[s.truth.dataset, s.truth.image] is s]
     if not subjects:
         raise DataError(f"no file to judge in {show(data, 300)}", do="check the selection and the split")
     return subjects, base

@@ -35,6 +35,17 @@ _LATEX = {char: "\\" + char for char in "&%$#_{}"} | {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
     "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
+_SHORT = (
+    "system",
+    "dataset",
+    "n_real",
+    "n_fake",
+    "n_failed",
+    "auc",
+    "balanced_accuracy",
+    "real_accuracy",
+    "fake_accuracy",
+)
 _MARKDOWN = re.compile(r"[\\`*_\[\]|<>&]")
 
 
@@ -154,9 +165,21 @@ def to_markdown(tables: Iterable[Table]) -> str:
         lines += [f"## {table.title}", "", *([table.note, ""] if table.note else [])]
         lines += ["| " + " | ".join(table.heads()) + " |", "|" + "---|" * len(table.columns)]
         for row in table.rows:
-            lines.append("| " + " | ".join(_MARKDOWN.sub(lambda m: "\\" + m[0], shown(cell)) for cell in row) + " |")
+            lines.append("| " + " | ".join(_markdown(cell) for cell in row) + " |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _markdown(cell: Any) -> str:
+    text = shown(cell)
+    return _MARKDOWN.sub(lambda m: "\\" + m[0], text) if isinstance(cell, str) else text
+
+
+def in_short(table: Table) -> Table:
+    """Of the detection table what fits a terminal."""
+    at = [i for i, name in enumerate(table.columns) if name in _SHORT or "published" in name]
+    columns = tuple(table.columns[i] for i in at)
+    return Table(table.name, table.title, columns, tuple(tuple(row[i] for i in at) for row in table.rows), table.note)
 
 
 def to_latex(table: Table, columns: Sequence[str] = ()) -> str:

@@ -1,6 +1,6 @@
 """An evaluation as one self-contained HTML page: tables to sort, curves, slices, and the most confident mistakes.
 
-    write_evaluation(report, tables, Path("out/evaluation.html"), pictures=picture_of, masks=mask_of)
+    write_evaluation(report, tables, Path("out/evaluation.html"), picture=picture_of, masks=masks_of)
 
 ``report`` is what ``evaluate.grade`` gives, ``tables`` what ``evaluate.table`` makes of it; both as plain values. The
 page loads nothing; its script, a few lines that sort tables, is the only one its policy lets run, by hash. Every text
@@ -36,7 +36,7 @@ HOW_TO_READ = (
     "The oracle threshold of masks is chosen with the truth at hand; compare at the fixed or the validation threshold.",
     "Columns marked published were printed by others and not measured here.",
 )
-Picture = Callable[[Mapping[str, Any]], PILImage.Image | None]
+Picture = Callable[[str, Mapping[str, Any]], PILImage.Image | None]
 Masks = Callable[[str, Mapping[str, Any]], list[tuple[str, PILImage.Image]]]
 
 
@@ -45,7 +45,7 @@ def write_evaluation(
     tables: Sequence[Mapping[str, Any]],
     destination: Path,
     *,
-    picture: Picture = lambda row: None,
+    picture: Picture = lambda system, row: None,
     masks: Masks = lambda system, row: [],
 ) -> Path:
     """Writes the page, whole or not at all. ``picture`` opens a row's picture, ``masks`` gives (name, picture) of its
@@ -60,7 +60,7 @@ def render(
     report: Mapping[str, Any],
     tables: Sequence[Mapping[str, Any]],
     *,
-    picture: Picture = lambda row: None,
+    picture: Picture = lambda system, row: None,
     masks: Masks = lambda system, row: [],
 ) -> Iterator[str]:
     """The pieces of the page, one after the other."""
@@ -169,7 +169,7 @@ def _card(
     masks: Masks,
 ) -> dict[str, Any]:
     try:
-        shown = picture(row)
+        shown = picture(system, row)
     except IvdetectError:
         shown = None
     try:
