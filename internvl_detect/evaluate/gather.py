@@ -31,7 +31,16 @@ from internvl_detect.media.cuts import open_media
 from internvl_detect.media.image import Image
 
 # The parts of the README's tree, in its order; its MMTD-Set is words about pictures of the others.
-README_PARTS = ("CASIAv2_Tp", "CASIAv2_Au", "FR_Tp", "FR_Au", "CASIAv1+_Tp", "CASIAv1+_Au", "IMD2020_Tp", "IMD2020_Au")
+README_PARTS: tuple[str, ...] = (
+    "CASIAv2_Tp",
+    "CASIAv2_Au",
+    "FR_Tp",
+    "FR_Au",
+    "CASIAv1+_Tp",
+    "CASIAv1+_Au",
+    "IMD2020_Tp",
+    "IMD2020_Au",
+)
 README_PARTS += ("Columbia", "coverage", "NIST16", "DSO", "Korus", "FaceAPP_Train", "FaceAPP_Val", "FFHQ_Train")
 README_PARTS += ("FFHQ_Val", "SD_inpaint_Train", "SD_inpaint_Val", "COCO2017_Train", "COCO2017_Val")
 MOST_TOLD = 200

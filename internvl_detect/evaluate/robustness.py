@@ -164,11 +164,18 @@ def point(
     y = np.array([fake[i] for i in kept], int)
     _, where = np.unique(np.array([groups[i] for i in kept], dtype=object).astype(str), return_inverse=True)
     low, high = group_interval(s, y, where, rounds=rounds)
-    means = [float(s[y == label].mean()) if (y == label).any() else math.nan for label in (0, 1)]
-    n_fake = int(y.sum())
-    counts = (len(y) - n_fake, n_fake)
+    real, fakes = s[y == 0], s[y == 1]
     return Point(
-        operation, str(severity), auc(s.tolist(), y.tolist()), low, high, *counts, *means, len(scores) - len(kept)
+        operation,
+        str(severity),
+        auc(s, y),
+        low,
+        high,
+        n_real=len(real),
+        n_fake=len(fakes),
+        mean_real=float(real.mean()) if len(real) else math.nan,
+        mean_fake=float(fakes.mean()) if len(fakes) else math.nan,
+        failed=len(scores) - len(kept),
     )
 
 

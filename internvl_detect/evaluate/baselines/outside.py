@@ -105,7 +105,7 @@ def _features(rows: Sequence[dict[str, object]]) -> dict[str, list[Column]]:
         return np.array([float(r[name]) if r.get(name) else np.nan for r in rows])  # type: ignore[arg-type]
 
     def text(of: list[str]) -> Column:
-        names, codes = np.unique(of, return_inverse=True) if of else ([], np.zeros(0, np.int64))
+        names, codes = np.unique(np.array(of, str), return_inverse=True)
         return Column(codes.reshape(-1), [str(name) for name in names])
 
     width, height = numbers("width"), numbers("height")
