@@ -31,12 +31,14 @@ from internvl_detect.data.jsonl import atomically, write_jsonl
 from internvl_detect.detect import Detector
 from internvl_detect.errors import IvdetectError
 from internvl_detect.evaluate.baselines import BASELINES, Baseline, scored
+from internvl_detect.evaluate.detection import FIGURES, Ranked
 from internvl_detect.evaluate.equalise import RULE
 from internvl_detect.evaluate.faithfulness import faithfulness
 from internvl_detect.evaluate.gallery import mistakes
 from internvl_detect.evaluate.gather import Gathered, Item, gather
-from internvl_detect.evaluate.metrics import balanced_accuracy, counts_at, fake_accuracy, real_accuracy
-from internvl_detect.evaluate.robustness import point, severity_curves
+from internvl_detect.evaluate.intervals import intervals
+from internvl_detect.evaluate.predictions import Prediction
+from internvl_detect.evaluate.robustness import severity_curves
 from internvl_detect.evaluate.slices import slices_of
 from internvl_detect.evaluate.twins import Twins, twins
 from internvl_detect.report.curves import curves_svg
@@ -102,13 +104,18 @@ def by_file(items: Sequence[Item], found: Sequence[tuple[float | None, str]]) ->
 
 
 def figures(scores: Sequence[float | None], fake: Sequence[int], groups: Sequence[str]) -> dict[str, Any]:
-    """What stands in a line: AUC with its interval, accuracies at 0.5, counts."""
-    at = point("none", "", scores, fake, groups).to_dict()
-    kept = [(s, y) for s, y in zip(scores, fake, strict=True) if s is not None]
-    counts = counts_at([s for s, _ in kept], [y for _, y in kept])
-    shares = {"balanced": balanced_accuracy(counts), "real": real_accuracy(counts), "fake": fake_accuracy(counts)}
-    told = {k: at[k] for k in ("auc", "low", "high", "n_real", "n_fake", "failed")}
-    return told | {k: None if v != v else round(v, 4) for k, v in shares.items()}
+    """What stands in a line: every figure of detection at 0.5, two intervals by source group, counts."""
+    kept = [i for i, score in enumerate(scores) if score is not None]
+    y = np.array([fake[i] for i in kept], int)
+    group = np.unique(np.array([groups[i] for i in kept], str), return_inverse=True)[1]
+    rows = Ranked([scores[i] for i in kept], y, None, group)  # type: ignore[list-item]
+    low, high = intervals(rows.values, rows.n_groups, rounds=500)
+    told: dict[str, Any] = {"n_real": int((y == 0).sum()), "n_fake": int(y.sum()), "failed": len(scores) - len(kept)}
+    told |= {name: None if v != v else round(v, 4) for name, v in rows.figures().items()}
+    for name, least, most in zip(FIGURES, low.tolist(), high.tolist(), strict=True):
+        if name in ("auc", "balanced_accuracy"):
+            told[f"{name}_95"] = None if least != least else [round(least, 4), round(most, 4)]
+    return told
 
 
 def parts_of(items: Sequence[Item]) -> dict[str, list[int]]:
@@ -126,8 +133,10 @@ def row_of(item: Item, score: float | None, error: str) -> dict[str, Any]:
     row, file = item.row, item.outside.info["file"]
     facts = {k: file.get(k) for k in ("width", "height", "format", "quality")}
     facts |= {"generator": row.generator, "domain": row.domain, "kind": row.kind, "side_px": item.pictures[0].width}
-    made = {"image": row.path, "label": row.label, "dataset": row.dataset, "group_id": row.group_id, "score": score}
-    return made | {"error": error, "truth_mask": row.mask, "facts": {k: v for k, v in facts.items() if v}}
+    facts = {k: v for k, v in facts.items() if v}
+    return Prediction(
+        row.path, row.label, score, "", row.dataset, row.group_id, truth_mask=row.mask, error=error, facts=facts
+    ).to_row()
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
@@ -135,9 +144,10 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
     head = ("system", "fitted on", "measured on", "real", "fake", "AUC", "95 %", "balanced acc.", "real acc.")
     text = f"| {' | '.join((*head, 'fake acc.', 'failed'))} |\n|{'---|' * 11}\n"
     for r in lines:
-        f = {k: "-" if r[k] is None else f"{r[k]:.3f}" for k in ("auc", "low", "high", "balanced", "real", "fake")}
-        cells = (r["system"], r["fitted"] or "-", r["part"], r["n_real"], r["n_fake"], f["auc"])
-        cells += (f"{f['low']} to {f['high']}", f["balanced"], f["real"], f["fake"], r["failed"])
+        f = {k: "-" if v is None else f"{v:.3f}" for k, v in r.items() if v is None or isinstance(v, float)}
+        both = "-" if r["auc_95"] is None else "{:.3f} to {:.3f}".format(*r["auc_95"])
+        cells = (r["system"], r["fitted"] or "-", r["part"], r["n_real"], r["n_fake"], f["auc"], both)
+        cells += (f["balanced_accuracy"], f["real_accuracy"], f["fake_accuracy"], r["failed"])
         text += f"| {' | '.join(map(str, cells))} |\n"
     return text
 
@@ -166,7 +176,7 @@ class Run:
 
     def add(self, system: Baseline, fitted: str, *, outside: bool = False) -> None:
         """Scores the test by one system and adds its lines."""
-        began = time.monotonic()
+        began, before = time.monotonic(), len(self.lines)
         pictures = [p for item in self.test for p in ([item.outside] if outside else item.pictures)]
         found = scored(system, pictures)
         files = found if outside else by_file(self.test, found)
@@ -183,7 +193,7 @@ class Run:
         self.rows[key] = [row_of(item, *file) for item, file in zip(self.test, files, strict=True)]
         write_jsonl(self.out / "predictions" / f"{key}.jsonl", self.rows[key])
         self.seconds[key] = round(time.monotonic() - began, 1)
-        print(*(f"{k}={v}" for k, v in self.lines[-1 if outside else -2].items()), flush=True)
+        print(table(self.lines[before:]).split("\n", 2)[2], end="", flush=True)
 
     def baseline(self, name: str) -> None:
         """One of BASELINES, fitted on each set where it fits; what cannot be done is said under ``missing``."""
@@ -245,7 +255,7 @@ def main() -> None:
         extra["slices"][key] = [s.to_dict() for s in slices_of(rows)[:12]]
         extra["mistakes"][key] = [m.to_dict() for m in mistakes(rows, most=8)]
     command = f"python benchmarks/main_results.py DATA --limit {args.limit} --out OUT"
-    result = {"what": "AUC with 95 % bootstrap interval by group; accuracies at 0.5", "command": command}
+    result = {"what": "detection at 0.5, 95 % intervals by source group", "command": command}
     result |= {"equalised": RULE, "side_px": args.side, "seconds": round(time.monotonic() - began, 1)}
     result |= {"files": {"test": len(run.test), "fit": len(run.fit)}, "decoders": run.decoders}
     result |= {"twins": len(run.twins.pictures), "seconds_scoring": run.seconds, "missing": run.missing}

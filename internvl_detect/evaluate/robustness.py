@@ -19,7 +19,9 @@ import numpy as np
 from PIL import Image as PILImage
 
 from internvl_detect.errors import ConfigError, IvdetectError
+from internvl_detect.evaluate.detection import FIGURES, Ranked
 from internvl_detect.evaluate.equalise import rng_of
+from internvl_detect.evaluate.intervals import intervals
 from internvl_detect.evaluate.metrics import auc
 from internvl_detect.media.clip_reencode import reencode
 from internvl_detect.media.degrade import CHAINS, degrade
@@ -180,29 +182,14 @@ def point(
 
 
 def group_interval(
-    scores: np.ndarray, fake: np.ndarray, group: np.ndarray, *, rounds: int = ROUNDS, seed: int = 0
+    scores: np.ndarray, fake: np.ndarray, group: np.ndarray, *, rounds: int = ROUNDS
 ) -> tuple[float, float]:
     """95 % percentile bootstrap of the AUC; ``group`` (N,) whole numbers, whole groups are drawn with replacement.
 
-    A draw is a weight of each group, and the AUC of weighted rows is exact: O(N) a round after one sort.
-    (NaN, NaN) with one class only.
+    (NaN, NaN) with one class only or fewer than two groups.
     """
     if not 0 < fake.sum() < len(fake):
         return math.nan, math.nan
-    order = np.argsort(scores, kind="stable")
-    _, ties = np.unique(scores[order], return_inverse=True)
-    is_fake, member = fake[order] == 1, group[order]
-    n_groups, n_ties = int(group.max()) + 1, int(ties[-1]) + 1
-    rng, values = np.random.default_rng(seed), []
-    for _ in range(rounds):
-        weight = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)[member]
-        up = np.bincount(ties, weight * is_fake, minlength=n_ties)
-        down = np.bincount(ties, weight * ~is_fake, minlength=n_ties)
-        pairs = up.sum() * down.sum()
-        if pairs:
-            below = np.cumsum(down) - down / 2
-            values.append(float(up @ below / pairs))
-    if not values:
-        return math.nan, math.nan
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    rows, at = Ranked(scores, fake, None, group), list(FIGURES).index("auc")
+    low, high = intervals(rows.values, rows.n_groups, rounds=rounds)
+    return float(low[at]), float(high[at])
