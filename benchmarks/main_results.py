@@ -44,7 +44,7 @@ from internvl_detect.evaluate.twins import Twins, twins
 from internvl_detect.report.curves import curves_svg
 from internvl_detect.train.rebuild import UPSAMPLERS, new_autoencoder, rebuild, train_autoencoder
 
-DETECTOR, OWN, TWINS, NO_TWINS = "detector", "half of this set", "forged twins", "twins of the test's photographs"
+DETECTOR, OWN, TWINS, UNSEEN = "detector", "half of this set", "forged twins", "twins of the test's photographs"
 
 
 class Embedded:
@@ -187,13 +187,21 @@ class Run:
             self.lines.append({"system": name, "fitted": fitted, "part": part, **told})
         if self.unseen.pictures and not outside:
             scores = [score for score, _ in scored(system, self.unseen.pictures)]
-            told = figures(scores, self.unseen.fake, self.unseen.group)
-            self.lines.append({"system": name, "fitted": fitted, "part": NO_TWINS, **told})
+            told = figures(scores, self.unseen.fake, self.unseen.group) | {"pairs_won": self.won(scores)}
+            self.lines.append({"system": name, "fitted": fitted, "part": UNSEEN, **told})
         key = re.sub(r"\W+", "_", f"{name} {fitted}".strip())
         self.rows[key] = [row_of(item, *file) for item, file in zip(self.test, files, strict=True)]
         write_jsonl(self.out / "predictions" / f"{key}.jsonl", self.rows[key])
         self.seconds[key] = round(time.monotonic() - began, 1)
         print(table(self.lines[before:]).split("\n", 2)[2], end="", flush=True)
+
+    def won(self, scores: Sequence[float | None]) -> dict[str, float]:
+        """By method, the share of pairs of twins whose forged one has the higher score, ties counting half."""
+        by_method: dict[str, list[float]] = {}
+        for real, fake, method in zip(scores[::2], scores[1::2], self.unseen.method[::2], strict=True):
+            if real is not None and fake is not None:
+                by_method.setdefault(method, []).append((fake > real) + (fake == real) / 2)
+        return {method: round(float(np.mean(won)), 3) for method, won in sorted(by_method.items())}
 
     def baseline(self, name: str) -> None:
         """One of BASELINES, fitted on each set where it fits; what cannot be done is said under ``missing``."""

@@ -4,7 +4,7 @@ The idea is of Tan et al., "Rethinking the Up-Sampling Operations in CNN-based G
 Deepfake Detection", CVPR 2024: up-sampling layers leave relations between neighbouring pixels. This is code of our own
 with a far smaller network, trained on what ``fit`` is given; it is not the authors' model or weights.
 
-    Npr(steps=300).fit(pictures, fake)
+    Npr(steps=600).fit(pictures, fake)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Npr:
 
     name, fits = "NPR, small", True
 
-    def __init__(self, *, steps: int = 300, batch: int = 24, lr: float = 3e-3, seed: int = 0) -> None:
+    def __init__(self, *, steps: int = 600, batch: int = 24, lr: float = 3e-3, seed: int = 0) -> None:
         self.steps, self.batch, self.lr, self.seed = steps, batch, lr, seed
         self._net: Any = None
         self._scale = (1.0, 0.0)
