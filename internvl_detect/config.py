@@ -84,7 +84,10 @@ class EvalSection(_Section):
 class MaskSection(_Section):
     """The ``<SEG>`` row and the mask head, trained together with LoRA (docs/masks.md)."""
 
-    head: Literal["none", "light"] = Field(default="none", description="light: the head on the tagger's grid")
+    head: Literal["none", "light", "sam"] = Field(
+        default="none", description="light: on the tagger's grid; sam: on SAM"
+    )
+    sam_path: str = Field(default="", description="SAM's folder (SamModel of transformers), for head sam")
     text: float = Field(default=1.0, ge=0, description="weight of the text loss")
     bce: float = Field(default=2.0, ge=0, description="weight of the pixels' binary cross entropy")
     dice: float = Field(default=0.5, ge=0, description="weight of the Dice loss")
@@ -179,8 +182,10 @@ class TrainConfig(_Section):
             raise ValueError("quantize nf4 computes in bf16 or fp16: set precision to one of them")
         if self.mask.head != "none" and (not self.uses_lora or "full" in self.train.model_dump().values()):
             raise ValueError("mask.head goes with LoRA alone: set no part of train to full")
+        if self.mask.head == "sam" and not self.mask.sam_path.strip():
+            raise ValueError("mask.head sam needs SAM's folder: set mask.sam_path")
         if self.eval.metric == "pixel_f1" and self.mask.head == "none":
-            raise ValueError("eval.metric pixel_f1 needs masks: set mask.head=light")
+            raise ValueError("eval.metric pixel_f1 needs masks: set mask.head=light or sam")
         if self.mask.head != "none" and (self.fsdp or self.deepspeed):
             raise ValueError("mask.head goes with one GPU or DDP")
         if self.fsdp and self.deepspeed:

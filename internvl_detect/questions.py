@@ -25,7 +25,15 @@ TAG_SENTENCES = {
 }
 
 
-def tagged(tag: str, question: str) -> str:
-    """``question`` with the sentence of a domain tag in front; as it is for a tag without one."""
+_EDITED_IN_PART = ("aigc_editing", "deepfake", "photoshop")
+
+
+def tagged(tag: str, question: str, place: str = "") -> str:
+    """``question`` with the sentence of a domain tag in front; as it is for a tag without one.
+
+    ``place``, one of the nine fields such as "upper left", says where an edit was suspected.
+    """
     sentence = TAG_SENTENCES.get(tag)
+    if sentence and place and tag in _EDITED_IN_PART:
+        sentence += f" Look at the {place} part."
     return f"{sentence} {question}" if sentence else question

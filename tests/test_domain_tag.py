@@ -66,9 +66,10 @@ def test_one_colour_is_answered_like_any_other():
 
 def test_windows_see_what_the_whole_picture_shows(monkeypatch):
     tagger, given = DomainTagger(lively()), picture(700, 420)
-    whole, grid = tagger.look(given), tagger.features(given)
+    whole, grid = tagger.look_with_features(given)
     monkeypatch.setattr(domain_tag, "WINDOW_PX", 608)  # windows of 96 px with margins of 256 on either side
-    parts, laid = tagger.look(given), tagger.features(given)
+    parts, laid = tagger.look_with_features(given)
+    assert np.array_equal(parts.map, tagger.look(given).map)
     assert len(tagger._parts(given)) > 4
     np.testing.assert_allclose(parts.map, whole.map, atol=1e-4)
     torch.testing.assert_close(laid, grid, rtol=1e-3, atol=1e-3)
@@ -80,7 +81,8 @@ def test_what_is_saved_answers_the_same_when_loaded(tmp_path):
     before = DomainTagger(net, temperature=1.7, bias=(0.1, 0, 0, -0.2, 0), map_threshold=0.4)
     save(net, before.settings(), tmp_path / "t", half=False)
     after = DomainTagger.load(tmp_path / "t")
-    assert (after.name, after.map_threshold) == ("t", 0.4)
+    assert (after.name, after.map_threshold, after.fingerprint) == ("t", 0.4, before.fingerprint)
+    assert before.fingerprint != DomainTagger(lively(1)).fingerprint
     assert after.look(picture(90, 70)).probabilities == pytest.approx(before.look(picture(90, 70)).probabilities)
 
 

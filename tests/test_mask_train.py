@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from marked import FakeTagger
 from PIL import Image
 
 from internvl_detect.config import load_train_config
-from internvl_detect.data.conversations.meta import make_row, write_jsonl, write_meta
 from internvl_detect.errors import AdapterError
 from internvl_detect.model.checkpoint import load_base
 from internvl_detect.model.mask import LightHead
@@ -24,52 +22,7 @@ from internvl_detect.model.prompts import encode_conversation
 from internvl_detect.model.seg import add_seg, parts_of, seg_id
 from internvl_detect.train import finetune
 
-pytest_plugins = ["training_fixtures"]
-
-
-class FakeTagger:
-    channels = 4
-
-    @classmethod
-    def load(cls, path="nano", device="auto"):
-        return cls()
-
-    def look(self, picture):
-        return SimpleNamespace(map=np.full(self.grid(picture), 0.3, np.float32))
-
-    def features(self, picture):
-        h, w = self.grid(picture)
-        small = np.asarray(picture.resize((w, h)).convert("RGBA"), np.float32) / 255
-        return torch.from_numpy(small).permute(2, 0, 1)
-
-    @staticmethod
-    def grid(picture):
-        return -(-picture.height // 8), -(-picture.width // 8)
-
-
-@pytest.fixture
-def marked(place, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "internvl_detect.model.domain_tag", SimpleNamespace(DomainTagger=FakeTagger))
-    root = tmp_path / "masks"
-    root.mkdir()
-    rng = np.random.default_rng(3)
-    rows = []
-    for i in range(8):
-        pixels = np.full((40, 64, 3), 120, np.uint8)
-        row = make_row(tiny.QUESTION, "No.", "Mark it.", "<SEG>", image=f"{i}.png", id=str(i))
-        if i % 2:
-            left = int(rng.integers(0, 4)) * 8
-            pixels[8:32, left : left + 32] = (250, 20, 20)
-            mask = (pixels[..., 0] > 200).astype(np.uint8) * 255
-            Image.fromarray(mask).save(root / f"{i}m.png")
-            row = make_row(tiny.QUESTION, "Yes.", "Mark it.", "<SEG>", image=f"{i}.png", id=str(i)) | {
-                "mask": f"{i}m.png"
-            }
-        Image.fromarray(pixels).save(root / f"{i}.png")
-        rows.append(row)
-    write_jsonl(tmp_path / "marked.jsonl", rows)
-    write_meta(tmp_path / "meta.json", {"marked": {"root": str(root), "annotation": str(tmp_path / "marked.jsonl")}})
-    return [f"data_path={tmp_path / 'meta.json'}", "train_data_choice=marked", "mask.head=light", "lora.dropout=0"]
+pytest_plugins = ["training_fixtures", "mask_fixtures"]
 
 
 def test_masks_are_learned_with_the_words_and_open_with_the_adapter(settings_of, marked, place):
@@ -98,7 +51,8 @@ def test_a_resumed_run_and_other_rows_a_forward_give_the_same_losses(settings_of
 def test_the_light_head_starts_exactly_as_the_tagger():
     head = LightHead(4, 32)
     tagged = torch.rand(5, 7) * 0.9 + 0.05
-    made = head(tagged, torch.rand(4, 5, 7), torch.rand(32), torch.rand(1, 4, 32), [(0, 0, 56, 40)], (56, 40))
+    seen = (tagged, torch.rand(4, 5, 7))
+    made = head(seen, torch.rand(32), torch.rand(1, 4, 32), [(0, 0, 56, 40)], (56, 40))
     assert torch.equal(made, torch.logit(tagged, 1e-4))
 
 
@@ -123,7 +77,6 @@ def test_the_recipes_of_masks_train_as_they_stand(recipe, marked, place, tmp_pat
 
 def test_without_a_head_the_mask_is_the_tagger_s_map_in_the_picture_s_own_pixels():
     tagger = FakeTagger()
-    tagger.map_threshold = 0.25
     picture = Image.new("RGB", (50, 31))
     drawn = Masker.of(None, tagger).draw(picture, tagger.look(picture), None, None, [])
     assert drawn.shape == (31, 50) and np.allclose(drawn, 0.3) and Masker.of(None, tagger).threshold == 0.25

@@ -27,8 +27,9 @@ from internvl_detect.model.nano import TILES, Shape, initial_state, shape_of, to
 from internvl_detect.model.prompts import SYSTEM_MESSAGE
 from internvl_detect.model.tokenizer import build_tokenizer, encode_text
 from internvl_detect.model.yes_no import yes_no_sets
+from internvl_detect.train.autoencoders import load_own, new_autoencoder, save_autoencoder
 from internvl_detect.train.nano_corpus import find_photographs, make_pair, split_of
-from internvl_detect.train.rebuild import load_autoencoder, load_own, new_autoencoder, rebuild, save_autoencoder
+from internvl_detect.train.rebuild import load_autoencoder, rebuild
 
 SMALL = Shape(tokens=0, tile_px=56, vision_width=64, vision_layers=2, vision_mlp=128, width=48, layers=2, mlp=64)
 
@@ -87,7 +88,7 @@ def test_a_pair_holds_a_photograph_and_its_forged_twin_with_the_same_finish(tmp_
     for i in range(3):
         Image.fromarray(photograph(300, 320, i)).save(tmp_path / f"{i}.jpg", quality=95)
     photos = find_photographs([tmp_path], [])
-    nets = {"nearest4": new_autoencoder("nearest", 4).eval()}
+    nets = {"nearest4": new_autoencoder("nearest4").eval()}
     torch.manual_seed(0)
     for seed in range(6):
         rng = np.random.default_rng(seed)
@@ -117,14 +118,14 @@ def test_a_made_clip_is_edited_between_its_two_times_and_nowhere_else(tmp_path):
         assert (differs > 3) == (0.7 <= time_s < 1.3)
 
 
-@pytest.mark.parametrize("kind", ["nearest", "bilinear", "transpose", "shuffle"])
+@pytest.mark.parametrize("kind", ["nearest8", "bilinear4a", "transpose16k", "wide8v", "style8g", "shuffle4"])
 def test_own_autoencoders_keep_any_picture_size_and_survive_their_file(kind, tmp_path):
     torch.manual_seed(0)
-    net = new_autoencoder(kind, 8).eval()
+    net = new_autoencoder(kind).eval()
     rgb = photograph(45, 61)
     out = rebuild(net, rgb)
     assert out.shape == rgb.shape and out.dtype == np.uint8
-    save_autoencoder(net, tmp_path / "net.safetensors", kind=kind, factor=8)
+    save_autoencoder(net, tmp_path / "net.safetensors", kind=kind)
     assert np.array_equal(rebuild(load_own(tmp_path / "net.safetensors"), rgb), out)
 
 

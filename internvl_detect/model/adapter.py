@@ -21,7 +21,7 @@ import torch
 from internvl_detect.errors import AdapterError
 from internvl_detect.model.folder import FLOATS, Shards, open_shards, read_json
 from internvl_detect.model.lora_names import is_native, strip_native, to_native
-from internvl_detect.model.mask import load_mask
+from internvl_detect.model.mask_files import has_mask, load_mask
 from internvl_detect.model.save import whole_folder
 from internvl_detect.model.settings import FILE, AdapterSettings, adapter_label
 
@@ -158,6 +158,12 @@ def merge(base: str | Path, adapter: str | Path, destination: str | Path) -> Pat
     from internvl_detect.model.checkpoint import load_base
     from internvl_detect.model.save import save_native
 
+    if has_mask(Path(adapter)):
+        raise AdapterError(
+            f"the adapter in {adapter} draws masks, and a merged model has no place for its <SEG> row and head",
+            expected="an adapter for words alone",
+            do="use it as it is, with --adapter; or merge a copy of it without mask.safetensors and mask.json",
+        )
     loaded = load_base(base, dtype="float32", device="cpu", adapter=adapter)
     stored = load_dtype(base)
     loaded.model = loaded.model.merge_and_unload().to(stored)

@@ -11,6 +11,7 @@ Not here: the network (``tagger_net``), what a verdict makes of the tag (``detec
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ class DomainTagger:
     """A network with its calibration, ready to look at pictures.
 
     ``temperature`` divides the logits of the tags and ``bias`` is added to them; both, and ``map_threshold``, were
-    fitted on validation pictures.
+    fitted on validation pictures. ``fingerprint`` tells its weights from another's.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class DomainTagger:
         self.name, self.temperature, self.map_threshold = name, temperature, map_threshold
         self.bias = tuple(bias)
         self.device = torch.device(device)
+        self.fingerprint = _fingerprint(net)
         self.net = folded(net).to(self.device, memory_format=torch.channels_last)
         self.channels = net.shape.map_width
 
@@ -115,7 +117,15 @@ class DomainTagger:
     @torch.inference_mode()
     def look(self, picture: Image.Image) -> Tagged:
         """What it makes of one picture of any mode and size; smaller than 64 px it is mirrored up to that."""
+        return self._tagged(picture, self._parts(picture))
+
+    @torch.inference_mode()
+    def look_with_features(self, picture: Image.Image) -> tuple[Tagged, Tensor]:
+        """``look`` and, of the same pass, (C, h, w): its last features on the map's grid, for a head to draw from."""
         parts = self._parts(picture)
+        return self._tagged(picture, parts), self._laid(picture, parts, lambda part: part[1][0])
+
+    def _tagged(self, picture: Image.Image, parts: list[Any]) -> Tagged:
         pooled = self.net.pool([(maps, features, deep) for maps, features, deep, _ in parts]).float()
         logits = self.net.tags(pooled)[0].double()
         logits = (logits + torch.tensor(self.bias, dtype=torch.float64, device=logits.device)) / self.temperature
@@ -127,11 +137,6 @@ class DomainTagger:
     def look_many(self, pictures: Sequence[Image.Image]) -> list[Tagged]:
         """``look`` at each: pictures differ in size, and one of them fills two cores."""
         return [self.look(picture) for picture in pictures]
-
-    @torch.inference_mode()
-    def features(self, picture: Image.Image) -> Tensor:
-        """(C, h, w): its last features on the grid of the map, for another head to draw from."""
-        return self._laid(picture, self._parts(picture), lambda part: part[1][0])
 
     def _parts(self, picture: Image.Image) -> list[tuple[Tensor, Tensor, Tensor, tuple[int, int]]]:
         """Dense outputs of each window without its margins, and where in the map they belong (row, column)."""
@@ -187,6 +192,15 @@ def spread(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         (cells.shape[1] * CELL_PX, cells.shape[0] * CELL_PX), Image.Resampling.BILINEAR
     )
     return np.clip(np.asarray(whole)[:height, :width], 0, 1)
+
+
+def _fingerprint(net: TaggerNet) -> str:
+    """16 hex digits over norms and biases, in which two trainings differ everywhere."""
+    digest = hashlib.sha256()
+    for name, tensor in net.state_dict().items():
+        if tensor.ndim == 1:
+            digest.update(f"{name} {len(tensor)}\n".encode() + tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _padded(rgb: np.ndarray) -> np.ndarray:

@@ -1,48 +1,71 @@
-"""What draws a picture's mask: the light head of a loaded adapter, or the domain tagger's map where there is none.
+"""What draws a picture's mask: the head of a loaded adapter, or the domain tagger's map where there is none.
 
     masker = Masker.of(loaded, tagger)
-    probability = masker.draw(picture, tagged, seg, tokens, boxes)
+    tagged, features = tagger.look_with_features(picture)
+    probability = masker.draw(picture, tagged, seg, tokens, boxes, features)
     regions = regions_of(probability, masker.threshold)
 
-Not here: the head itself and its files (``mask``), the hidden states that it is given (``answer``).
+Not here: the heads and their files (``mask``, ``sam``, ``mask_files``), the hidden states given (``answer``, ``seg``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from internvl_detect.media.connected import part_boxes
-from internvl_detect.model.mask import Box
+from internvl_detect.errors import AdapterError
+from internvl_detect.media.connected import Box, part_boxes
+from internvl_detect.model.domain_tag import spread
+from internvl_detect.model.mask import TaggerEyes
 from internvl_detect.model.seg import MaskParts, parts_of
 from internvl_detect.verdict import Region
 
 
 @dataclass(frozen=True)
 class Masker:
-    """``kind`` "tagger" or "light"; ``threshold`` is fitted on validation; ``needs_seg``: draws from a ``<SEG>``."""
+    """``threshold`` of the drawn probability was fitted on validation; ``eyes`` is what the head sees with."""
 
-    tagger: Any
     parts: MaskParts | None
+    eyes: Any
     threshold: float
 
     @classmethod
-    def of(cls, loaded: Any, tagger: Any) -> Masker:
-        """By what the loaded adapter holds; ``loaded`` None is the tagger alone."""
+    def of(cls, loaded: Any, tagger: Any, sam_path: str | Path | None = None) -> Masker:
+        """By what the loaded adapter holds; ``loaded`` None is the tagger alone. ``sam_path`` is where SAM lies now,
+        if it moved since training.
+
+        Raises AdapterError where the tagger or SAM is another one than the head was trained with.
+        """
         parts = parts_of(loaded.model) if loaded is not None else None
-        return cls(tagger, parts, parts.threshold if parts is not None else float(tagger.map_threshold))
+        if parts is None:
+            return cls(None, None, float(tagger.map_threshold))
+        if parts.head.kind == "sam":
+            from internvl_detect.model.sam import eyes_of
+
+            return cls(parts, eyes_of(parts.about, sam_path, loaded.device), parts.threshold)
+        said = parts.about.get("tagger")
+        trained = said if isinstance(said, dict) else {}
+        fits = tagger is not None and tagger.channels == parts.head.channels
+        if not fits or trained.get("fingerprint", tagger.fingerprint) != tagger.fingerprint:
+            has = "none" if tagger is None else f"{tagger.name} ({tagger.fingerprint})"
+            wanted = f"{trained.get('name')!s:.80} ({trained.get('fingerprint')!s:.80})"
+            raise AdapterError(f"the domain tagger is {has}", expected=f"{wanted}, which the mask was trained with")
+        return cls(parts, TaggerEyes(tagger), parts.threshold)
 
     @property
     def kind(self) -> str:
-        return "tagger" if self.parts is None else "light"
+        """tagger, light or sam."""
+        return "tagger" if self.parts is None else str(self.parts.head.kind)
 
     @property
     def needs_seg(self) -> bool:
+        """Whether it draws from the state at a ``<SEG>``."""
         return self.parts is not None
 
     @torch.inference_mode()
@@ -53,21 +76,26 @@ class Masker:
         seg: torch.Tensor | None,
         tokens: torch.Tensor | None,
         boxes: Sequence[Box],
+        features: torch.Tensor | None = None,
     ) -> np.ndarray:
         """P(edited), float32 (H, W) in the picture's own pixels.
 
-        ``seg`` (D,): hidden state at ``<SEG>``; None draws the tagger's map. ``tokens`` (T, n, D): the projector's
-        output for the tiles at ``boxes``, the thumbnail left out.
+        ``tagged`` and ``features`` are the tagger's; without the features it looks once more, where they are needed.
+        ``seg`` (D,): hidden state at ``<SEG>``, which ``needs_seg`` asks for. ``tokens`` (T, n, D): the projector's
+        output for the tiles at ``boxes``, which leave the thumbnail out.
         """
-        grid = np.asarray(tagged.map, np.float32)
-        if self.parts is not None and seg is not None:
-            features = self.tagger.features(picture).to(seg.device)
-            given = torch.from_numpy(grid).to(seg.device)
-            boxes = [(int(a), int(b), int(c), int(d)) for a, b, c, d in boxes]
-            made = self.parts.head(given, features, seg, tokens, boxes, picture.size)
-            grid = made.sigmoid().float().cpu().numpy()
-        resized = Image.fromarray(grid).resize(picture.size, Image.Resampling.BILINEAR)
-        return np.asarray(resized, np.float32).clip(0, 1)
+        if self.parts is None:
+            return spread(np.asarray(tagged.map, np.float32), picture.size)
+        if seg is None:
+            raise ValueError("this head draws from the state at a <SEG>: see Masker.needs_seg")
+        head = self.parts.head
+        if self.kind == "light" and features is not None:
+            seen: tuple[torch.Tensor, ...] = (torch.from_numpy(tagged.map), features)
+        else:
+            seen = self.eyes.see(picture)
+        whole = [(int(a), int(b), int(c), int(d)) for a, b, c, d in boxes]
+        drawn: np.ndarray = head.drawn(head(seen, seg, tokens, whole, picture.size), picture.size)
+        return drawn
 
 
 def regions_of(

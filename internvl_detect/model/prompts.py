@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from internvl_detect.errors import DataError
 from internvl_detect.model.tokenizer import encode_text, special_id
-from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
+from internvl_detect.questions import IMAGE_QUESTION, SEG, VIDEO_QUESTION
 
 SYSTEM_MESSAGE = (
     "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
@@ -72,7 +72,7 @@ def encode_conversation(
             # Encoded in one piece with its header, as the original does, then split where the header ends.
             whole = encode_text(tokenizer, f"assistant\n{text}")
             cut = len(header) if whole[: len(header)] == header else _common(whole, header)
-            if seg_id is not None and text.strip() == "<SEG>":
+            if seg_id is not None and text.strip() == SEG:
                 put(header)
                 put([seg_id, end], learn=True)
                 continue

@@ -23,6 +23,7 @@ from internvl_detect.errors import ConfigError, DataError, IvdetectError
 from internvl_detect.media.image import open_image
 from internvl_detect.media.tiles import TileSettings, count_tiles
 from internvl_detect.model.prompts import SYSTEM_MESSAGE, Encoded, encode_conversation
+from internvl_detect.questions import SEG
 
 _AT_ONCE = 2048  # samples measured between two looks at the progress
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
@@ -97,7 +98,7 @@ class Encoding:
 
 def marks(sample: Sample) -> bool:
     """Whether a sample carries pixel targets: one picture, an answer ``<SEG>``, and a mask or nothing edited."""
-    asked = any(role == "assistant" and text.strip() == "<SEG>" for role, text in sample.turns)
+    asked = any(role == "assistant" and text.strip() == SEG for role, text in sample.turns)
     return asked and len(sample.images) == 1 and (sample.mask is not None or sample.label == "real")
 
 

@@ -100,9 +100,9 @@ def _run(config: TrainConfig) -> RunResult:
     set_seed(config.seed)
     loaded = load_model(config)
     encoding = Encoding.of(config, loaded.tokenizer, loaded.tokens_per_tile, loaded.tile_px)
-    tagger = mask_parts(config, loaded)
+    eyes = mask_parts(config, loaded)
     encoding = dataclasses.replace(
-        encoding, system=loaded.settings.system_message, seg_id=seg_id(loaded) if tagger else None
+        encoding, system=loaded.settings.system_message, seg_id=seg_id(loaded) if eyes else None
     )
     for part in filter(None, (corpus, checked)):
         _scan(part, encoding, config, folder, main)
@@ -116,7 +116,7 @@ def _run(config: TrainConfig) -> RunResult:
         layout=LAYOUT[config.attention],
         with_pictures=world > 1,
     )
-    trainer = _trainer(config, folder, loaded, encoding, corpus, checked, collator, world, resumed, tagger)
+    trainer = _trainer(config, folder, loaded, encoding, corpus, checked, collator, world, resumed, eyes)
     facts = _facts(config, loaded, corpus, checked, manifest, trainer.train_dataset.plan, world)
     if main:
         run_folder.write_json(folder.file("run.json"), facts)
@@ -158,7 +158,7 @@ def _trainer(
     collator: Collator,
     world: int,
     resumed: int,
-    tagger: Any = None,
+    eyes: Any = None,
 ) -> DetectionTrainer:
     plan = plan_run(
         corpus.lengths,
@@ -177,7 +177,7 @@ def _trainer(
         val_rows = validation_rows(checked, encoding, max_samples=config.eval.max_samples, **listed)
         rows_at_once = config.per_device_batch_size
         validator = Validator(val_rows, collator, loaded.tokenizer, batch_rows=rows_at_once, workers=workers_of(config))
-        validator.tagger = tagger
+        validator.eyes = eyes
     arguments = training_arguments(config, plan, folder.path, world, validator is not None)
     arguments.eval_on_start = validator is not None and resumed == 0
     callbacks: list[Any] = [
@@ -199,7 +199,7 @@ def _trainer(
         validator=validator,
         lr_scale=config.lr_scale,
         mask=config.mask,
-        tagger=tagger,
+        eyes=eyes,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -26,18 +26,15 @@ from internvl_detect.data.forge.finish import Finish
 from internvl_detect.data.forge.plain import describe, make_edited, resample
 from internvl_detect.errors import DataError
 from internvl_detect.questions import IMAGE_QUESTION
+from internvl_detect.train.autoencoders import Autoencoder, load_own, new_autoencoder, save_autoencoder
 from internvl_detect.train.rebuild import (
-    Autoencoder,
     load_autoencoder,
-    load_own,
-    new_autoencoder,
     rebuild,
-    save_autoencoder,
     train_autoencoder,
 )
 
 SIZES_PX = (224, 224, 224, 224, 288, 336, 448)  # sides of the pictures made; 224 px is one tile of nano
-OWN = (("nearest", 4), ("transpose", 8), ("bilinear", 8), ("transpose", 4), ("shuffle", 8))
+OWN = ("nearest4", "transpose8", "bilinear8", "transpose4", "shuffle8")
 LEFT_OUT = "shuffle8"
 KINDS = (("whole", 0.55), ("rebuild", 0.2), ("splice", 0.15), ("copy_move", 0.1))
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -83,14 +80,14 @@ def load_decoders(
     if weights:
         nets["given"] = load_autoencoder(weights[0], weights[1])
     own.mkdir(parents=True, exist_ok=True)
-    for i, (kind, factor) in enumerate(OWN):
-        path = own / f"ae_{kind}{factor}.safetensors"
+    for i, kind in enumerate(OWN):
+        path = own / f"ae_{kind}.safetensors"
         if not path.exists():
-            net = new_autoencoder(kind, factor)
+            net = new_autoencoder(kind)
             psnr = train_autoencoder(net, pictures, seconds=seconds, seed=i)
-            save_autoencoder(net, path, kind=kind, factor=factor)
+            save_autoencoder(net, path, kind=kind)
             print(f"trained {path.name}: {psnr:.1f} dB on its training crops", flush=True)
-        nets[f"{kind}{factor}"] = load_own(path)
+        nets[kind] = load_own(path)
     return nets
 
 

@@ -20,7 +20,7 @@ from internvl_detect.evaluate.metrics import auc_interval
 from internvl_detect.model.adapter import save_adapter
 from internvl_detect.model.calibration import Calibration, calibrate
 from internvl_detect.model.checkpoint import LoadedModel
-from internvl_detect.model.mask import save_mask
+from internvl_detect.model.mask_files import save_mask
 from internvl_detect.model.save import save_native
 from internvl_detect.model.seg import parts_of
 from internvl_detect.train.corpus import Encoding
@@ -110,10 +110,9 @@ def write_weights(
     if gives_adapter(config):
         save_adapter(model, target, settings)
         if (parts := parts_of(model)) is not None:
-            about = {"tagger": config.mask.tagger, "threshold": parts.threshold}
             if scored is not None and "pixel_threshold" in scored.pixels:
-                about["threshold"] = scored.pixels["pixel_threshold"]
-            save_mask(parts, target, about)
+                parts.about["threshold"] = scored.pixels["pixel_threshold"]
+            save_mask(parts, target)
         return target
     if config.uses_lora:
         model = model.merge_and_unload()

@@ -2,7 +2,7 @@
 
 Two kinds. ``load_autoencoder`` reads the encoder and decoder of a TAESD-style network from safetensors files and
 builds the layers from the tensors' names and shapes alone. ``train_autoencoder`` trains a small one of our own in a
-minute or two, in four ways of upsampling, so that a detector does not learn one decoder by heart.
+minute or two (``autoencoders`` has their kinds), so that a detector does not learn one decoder by heart.
 Not here: which photographs become what (``train.nano_corpus``), nor anything that detects.
 
     net = load_autoencoder("encoder.safetensors", "decoder.safetensors")
@@ -22,12 +22,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from internvl_detect.errors import CheckpointError
-
-UPSAMPLERS = ("nearest", "bilinear", "transpose", "shuffle")
+from internvl_detect.train.autoencoders import Autoencoder, SoftClamp, load_own
 
 
 class _Block(nn.Module):
@@ -52,24 +51,6 @@ class _Block(nn.Module):
         return F.relu(self.conv(x) + x)
 
 
-class _SoftClamp(nn.Module):
-    """Keeps latents within ±3 smoothly."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(x / 3) * 3
-
-
-class Autoencoder(nn.Module):
-    """(B, 3, H, W) in [0, 1] -> the same shape, rebuilt; H and W must be multiples of ``factor``."""
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, factor: int) -> None:
-        super().__init__()
-        self.encoder, self.decoder, self.factor = encoder, decoder, factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.encoder(x))
-
-
 def _half_from_names(state: dict[str, Tensor], *, decoder: bool, path: Path) -> nn.Sequential:
     names: dict[int, set[str]] = {}
     for key in state:
@@ -80,7 +61,7 @@ def _half_from_names(state: dict[str, Tensor], *, decoder: bool, path: Path) -> 
     layers: list[nn.Module] = []
     for i in range(max(names) + 1):
         if i not in names:  # layers without weights leave gaps in the numbering
-            layers.append(_SoftClamp() if i == 0 else nn.ReLU() if i == 2 else nn.Upsample(scale_factor=2))
+            layers.append(SoftClamp() if i == 0 else nn.ReLU() if i == 2 else nn.Upsample(scale_factor=2))
         elif "conv.0.weight" in names[i]:
             pool = state.get(f"{i}.pool.0.weight")
             layers.append(_Block(state[f"{i}.conv.0.weight"].shape[0], 0 if pool is None else pool.shape[0]))
@@ -111,43 +92,6 @@ def _load(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read ({error})", expected="a safetensors file") from None
 
 
-def _upsample(kind: str, inp: int, out: int) -> nn.Sequential:
-    if kind == "transpose":  # kernel 3, stride 2: uneven overlap, the classic checkerboard
-        return nn.Sequential(nn.ConvTranspose2d(inp, out, 3, stride=2, padding=1, output_padding=1))
-    if kind == "shuffle":
-        return nn.Sequential(nn.Conv2d(inp, 4 * out, 3, padding=1), nn.PixelShuffle(2))
-    if kind not in UPSAMPLERS:
-        raise ValueError(f"upsampler {kind!r}: expected one of {', '.join(UPSAMPLERS)}")
-    return nn.Sequential(nn.Upsample(scale_factor=2, mode=kind), nn.Conv2d(inp, out, 3, padding=1))
-
-
-class _Residual(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
-
-
-def new_autoencoder(kind: str, factor: int = 8, *, width: int = 32) -> Autoencoder:
-    """An untrained network of our own: ``kind`` of upsampling from UPSAMPLERS, 4 or 8 times down."""
-    levels = int(math.log2(factor))
-    widths = [12, width, *[48] * (levels - 1)]
-    latent = 16 if factor == 4 else 48
-    enc: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, widths[1], 3, padding=1), _Residual(widths[1])]
-    for a, b in zip(widths[1:], widths[2:], strict=False):
-        enc += [nn.SiLU(), nn.Conv2d(a, b, 3, stride=2, padding=1), _Residual(b)]
-    enc.append(nn.Conv2d(widths[-1], latent, 1))
-    dec: list[nn.Module] = [_SoftClamp(), nn.Conv2d(latent, widths[-1], 3, padding=1)]
-    for b, a in zip(widths[::-1], widths[-2::-1], strict=False):
-        dec += [_Residual(b), nn.SiLU(), _upsample(kind, b, a)]
-    dec += [nn.SiLU(), nn.Conv2d(widths[0], 3, 3, padding=1)]
-    return Autoencoder(nn.Sequential(*enc), nn.Sequential(*dec), factor).to(memory_format=torch.channels_last)
-
-
 def train_autoencoder(
     net: Autoencoder,
     pictures: Sequence[np.ndarray],
@@ -157,15 +101,22 @@ def train_autoencoder(
     batch: int = 12,
     lr: float = 2e-3,
     seed: int = 0,
+    device: str = "cpu",
+    critic: nn.Module | None = None,
 ) -> float:
     """Trains ``net`` on random crops of the (H, W, 3) uint8 ``pictures`` for a time; returns its last PSNR in dB.
 
     The loss is the mean absolute error plus the difference of the crops' Fourier magnitudes: without the second part
-    the network only blurs, and a detector would learn blur.
+    the network only blurs, and a detector would learn blur. A ``critic`` adds hinge losses in the second half.
     """
     rng = np.random.default_rng(seed)
     usable = [p for p in pictures if min(p.shape[:2]) >= crop_px]
+    net.to(device)
     optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.0)
+    judge = None
+    if critic is not None:
+        judge = torch.optim.AdamW(critic.to(device).parameters(), lr=2e-4, betas=(0.5, 0.9), weight_decay=0.0)
+    half = torch.autocast(torch.device(device).type, torch.bfloat16)
     began, mse, step = time.monotonic(), 1.0, 0
     net.train()
     while (part := (time.monotonic() - began) / seconds) < 1:
@@ -174,43 +125,33 @@ def train_autoencoder(
             p = usable[rng.integers(len(usable))]
             y, x = (int(rng.integers(n - crop_px + 1)) for n in p.shape[:2])
             crops.append(p[y : y + crop_px, x : x + crop_px])
-        want = _to_tensor(np.stack(crops))
+        want = _to_tensor(torch.from_numpy(np.stack(crops)).to(device))
         optimiser.param_groups[0]["lr"] = lr * min(1.0, step / 50) * (0.02 + 0.98 * (1 - part))
-        with torch.autocast("cpu", torch.bfloat16):
+        with half:
             got = net(want)
         got = got.float()
         spectra = torch.fft.rfft2(got, norm="ortho").abs() - torch.fft.rfft2(want, norm="ortho").abs()
         loss = (got - want).abs().mean() + 0.1 * spectra.abs().mean()
+        if critic is not None and judge is not None and part > 0.5:
+            with half:
+                told = F.relu(1 - critic(want)).mean() + F.relu(1 + critic(got.detach())).mean()
+            judge.zero_grad()
+            told.backward()
+            judge.step()
+            with half:
+                loss = loss - 0.02 * critic(got).float().mean()
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
-        mse = 0.98 * mse + 0.02 * float((got.detach() - want).square().mean())
-    net.eval()
+        if step % 10 == 0:
+            mse = 0.9 * mse + 0.1 * float((got.detach() - want).square().mean())
+    net.eval().cpu()
     return -10 * math.log10(mse)
 
 
-def save_autoencoder(net: Autoencoder, path: str | Path, *, kind: str, factor: int) -> None:
-    """Writes one of our own networks with its kind and factor, for ``load_own``."""
-    state = {k: v.contiguous() for k, v in net.state_dict().items()}
-    save_file(state, str(path), metadata={"kind": kind, "factor": str(factor)})
-
-
-def load_own(path: str | Path) -> Autoencoder:
-    """Reads what ``save_autoencoder`` wrote."""
-    from safetensors import safe_open
-
-    with safe_open(str(path), "pt") as f:
-        about = f.metadata() or {}
-    if "kind" not in about:
-        raise CheckpointError(f"{path} has no 'kind' in its metadata", expected="a file written by save_autoencoder")
-    net = new_autoencoder(about["kind"], int(about["factor"]))
-    net.load_state_dict(load_file(str(path)))
-    return net.eval()
-
-
-def _to_tensor(rgb: np.ndarray) -> Tensor:
-    x = torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 3, 1, 2).float() / 255
+def _to_tensor(rgb: Tensor) -> Tensor:
+    x = rgb.permute(0, 3, 1, 2).float() / 255
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -219,7 +160,7 @@ def rebuild(net: Autoencoder, rgb: np.ndarray) -> np.ndarray:
     """The (H, W, 3) uint8 picture after one round trip; edges are mirrored up to a multiple of the factor."""
     h, w = rgb.shape[:2]
     pad = [(0, -h % net.factor), (0, -w % net.factor), (0, 0)]
-    x = _to_tensor(np.pad(rgb, pad, mode="reflect")[None])
+    x = _to_tensor(torch.from_numpy(np.pad(rgb, pad, mode="reflect")[None]))
     with torch.autocast("cpu", torch.bfloat16):
         latents = net.encoder(x)
         y = net.decoder[:-1](latents) if isinstance(net.decoder, nn.Sequential) else net.decoder(latents)
@@ -231,14 +172,15 @@ def rebuild(net: Autoencoder, rgb: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Rebuilder:
-    """``rebuild`` by the network of two safetensors files, as forging wants it: it travels to a process as two paths,
-    is loaded there once, and works on one thread, so that the bytes are the same for any number of processes.
+    """``rebuild`` by the network of one or two safetensors files, as forging wants it: it travels to a process as
+    paths, is loaded there once, and works on one thread, so that the bytes are the same for any number of processes.
 
-    Raises CheckpointError when called, if the files do not hold an encoder and its decoder.
+    Without ``decoder`` the first file is one of our own. Raises CheckpointError when called, if the files do not hold
+    an encoder and its decoder.
     """
 
     encoder: str
-    decoder: str
+    decoder: str = ""
 
     def checked(self) -> Rebuilder:
         """Itself, after the files were loaded once: a wrong one is told before any work."""
@@ -256,4 +198,4 @@ class Rebuilder:
 
 @lru_cache(maxsize=2)
 def _loaded(encoder: str, decoder: str) -> Autoencoder:
-    return load_autoencoder(encoder, decoder)
+    return load_autoencoder(encoder, decoder) if decoder else load_own(encoder)

@@ -20,7 +20,7 @@ from internvl_detect.errors import ConfigError, ResourceError
 from internvl_detect.model.adapter import LoraSettings, attach_adapter, new_lora
 from internvl_detect.model.checkpoint import LoadedModel, load_base
 from internvl_detect.model.kernels import use_kernels
-from internvl_detect.model.mask import LightHead
+from internvl_detect.model.mask import LightHead, TaggerEyes
 from internvl_detect.model.seg import add_seg, parts_of
 from internvl_detect.train.attention import use_by_sample
 from internvl_detect.train.packing import Plan
@@ -101,21 +101,37 @@ def load_model(config: TrainConfig) -> LoadedModel:
 
 
 def mask_parts(config: TrainConfig, loaded: LoadedModel) -> Any:
-    """Puts the ``<SEG>`` rows and the head on the model where ``mask`` asks for them; gives the frozen tagger, or None.
+    """Puts the ``<SEG>`` rows and the head on the model where ``mask`` asks for them; gives the frozen eyes of the
+    head, or None.
 
-    Rows and head of ``adapter_path`` are taken over where that folder has them.
+    Rows and head of ``adapter_path`` are taken over where that folder has them. Raises ConfigError where they are of
+    another kind, CheckpointError.
     """
-    if config.mask.head == "none":
+    kind = config.mask.head
+    if kind == "none":
         return None
-    from internvl_detect.model.domain_tag import DomainTagger
+    width, parts, eyes = loaded.config.text_config.hidden_size, parts_of(loaded.model), None
+    if kind == "sam":
+        from internvl_detect.model.sam import SamEyes, SamHead, open_sam
 
-    tagger = DomainTagger.load(config.mask.tagger, device=str(loaded.device))
-    parts = parts_of(loaded.model)
-    if parts is None:
-        width = loaded.config.text_config.hidden_size
-        parts = add_seg(loaded.model, LightHead(tagger.channels, width))
+        sam = open_sam(config.mask.sam_path)
+        head: Any = SamHead.of_sam(sam, width)
+        eyes = SamEyes.of(sam, config.mask.sam_path, loaded.device)
+    else:
+        from internvl_detect.model.domain_tag import DomainTagger
+
+        tagger = DomainTagger.load(config.mask.tagger, device=str(loaded.device))
+        head, eyes = LightHead(tagger.channels, width), TaggerEyes(tagger)
+    if parts is not None and (parts.head.kind, parts.head.about) != (kind, head.about):
+        raise ConfigError(
+            f"the mask head in {config.adapter_path} is {parts.head.kind} {parts.head.about}",
+            expected=f"{kind} {head.about}, as mask asks for",
+            do="set mask as that adapter was trained, or leave its mask.safetensors and mask.json out of the folder",
+        )
+    parts = parts or add_seg(loaded.model, head)
+    parts.about |= eyes.about
     parts.requires_grad_(True)
-    return tagger
+    return eyes
 
 
 def training_arguments(config: TrainConfig, plan: Plan, folder: Path, world: int, validates: bool) -> TrainingArguments:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from internvl_detect.config import MaskSection, ScaleSection
-from internvl_detect.errors import CheckpointError
+from internvl_detect.errors import CheckpointError, DataError
 from internvl_detect.model.seg import parts_of
 from internvl_detect.train.loss import answer_loss
 from internvl_detect.train.mask import forward, pixel_loss, untouched
@@ -40,13 +40,13 @@ class DetectionTrainer(Trainer):
         validator: Validator | None,
         lr_scale: ScaleSection,
         mask: MaskSection | None = None,
-        tagger: Any = None,
+        eyes: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.validator, self.lr_scale = validator, lr_scale
         self.last_scored: Scored | None = None
-        self.mask, self.tagger, self._masks = mask or MaskSection(), tagger, 0
+        self.mask, self.eyes, self._masks = mask or MaskSection(), eyes, 0
         self.loss_is_scaled_for_ga = True  # by the answer tokens of the whole step
 
     def compute_loss(
@@ -55,7 +55,7 @@ class DetectionTrainer(Trainer):
         """Cross entropy over the answer tokens of the whole optimiser step, all processes included."""
         if "broken" in inputs:
             raise_broken(inputs)
-        if self.tagger is None:
+        if self.eyes is None:
             loss = answer_loss(model, inputs, num_items_in_batch)
         else:
             loss = self._with_masks(model, inputs, num_items_in_batch)
@@ -67,12 +67,12 @@ class DetectionTrainer(Trainer):
         """The batches of a step and their answer tokens; the masks of the step are counted as well."""
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         count = torch.tensor(sum(len(b.get("masks", ())) for b in batches), device=device)
-        self._masks = int(self.accelerator.gather(count).sum()) if self.tagger is not None else 0
+        self._masks = int(self.accelerator.gather(count).sum()) if self.eyes is not None else 0
         return batches, tokens
 
     def _with_masks(self, model: Any, inputs: dict[str, Any], tokens: Any) -> Any:
         inner = self.accelerator.unwrap_model(model)
-        logits, targets, found = forward(model, inner, inputs, self.tagger)
+        logits, targets, found = forward(model, inner, inputs, self.eyes)
         words = F.cross_entropy(logits, targets, reduction="sum") / (tokens if tokens is not None else len(targets))
         pixels = pixel_loss(found, self.mask.bce, self.mask.dice) / max(self._masks, 1)
         return self.mask.text * words + pixels + untouched(parts_of(inner))  # type: ignore[arg-type]
@@ -85,6 +85,12 @@ class DetectionTrainer(Trainer):
             return {}
         self.last_scored = self.validator(self.model_wrapped, self.accelerator)
         metrics = {f"{metric_key_prefix}_{k}": float(v) for k, v in self.last_scored.metrics().items()}
+        if (wanted := self.args.metric_for_best_model) and f"eval_{wanted.removeprefix('eval_')}" not in metrics:
+            raise DataError(
+                f"the validation choice gives no {wanted}: none of its pictures has a mask and an answer <SEG>",
+                expected="marked pictures in it",
+                do="add one to VAL_DATA_CHOICE, or --set eval.metric=auc",
+            )
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

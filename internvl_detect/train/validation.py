@@ -21,7 +21,7 @@ from internvl_detect.train.collate import Collator
 from internvl_detect.train.corpus import Corpus, Encoding
 from internvl_detect.train.dataset import Rows
 from internvl_detect.train.loss import answer_logits, first_answers
-from internvl_detect.train.mask import PixelScores, forward
+from internvl_detect.train.mask import PixelScores, draw, forward
 from internvl_detect.train.packing import Plan, pack
 
 
@@ -71,7 +71,7 @@ class Validator:
     ) -> None:
         self.rows, self.collator, self.batch_rows, self.workers = rows, collator, batch_rows, workers
         self.sets = yes_no_sets(tokenizer)
-        self.tagger: Any = None  # the domain tagger, where a mask head is trained
+        self.eyes: Any = None  # what a mask head sees with, where one is trained
 
     def __call__(self, model: Any, accelerator: Any) -> Scored:
         """Runs in evaluation mode and leaves the model in the mode it had."""
@@ -88,7 +88,7 @@ class Validator:
             num_workers=self.workers,
             generator=torch.Generator(),  # its own, so that evaluating does not change the run's random numbers
         )
-        was_training = model.training
+        was_training, inner = model.training, accelerator.unwrap_model(model)
         model.eval()
         found: list[torch.Tensor] = []
         loss, tokens = 0.0, 0
@@ -100,12 +100,12 @@ class Validator:
                 if "broken" in batch:
                     raise_broken(batch)
                 batch = {k: v if k in ("segments", "masks") else v.to(accelerator.device) for k, v in batch.items()}
-                if self.tagger is None:
+                if self.eyes is None:
                     logits, targets = answer_logits(model, batch)
                 else:
-                    logits, targets, made = forward(model, accelerator.unwrap_model(model), batch, self.tagger)
-                    for grid, truth in made:
-                        drawn.add(grid.sigmoid().cpu().numpy(), truth.cpu().numpy())
+                    logits, targets, made = forward(model, inner, batch, self.eyes)
+                    for (logits_of, _), goal in zip(made, batch.get("masks", ()), strict=True):
+                        drawn.add(draw(inner, logits_of, goal), goal["mask"].numpy())
                 if turn >= len(mine):
                     continue
                 loss += float(F.cross_entropy(logits, targets, reduction="sum"))
@@ -133,12 +133,11 @@ def raise_broken(batch: dict[str, Any]) -> None:
 
 
 def _pixels(drawn: PixelScores, world: int) -> dict[str, float]:
-    parts: list[Any] = [(drawn.counts, drawn.bins)]
     if world > 1:
-        parts = [None] * world
-        torch.distributed.all_gather_object(parts, (drawn.counts, drawn.bins))
-    drawn.counts, drawn.bins = (sum(part[i] for part in parts) for i in (0, 1))
-    return drawn.metrics() if drawn.bins.any() else {}
+        parts: list[Any] = [None] * world
+        torch.distributed.all_gather_object(parts, drawn.bins)
+        drawn.bins = sum(parts)
+    return drawn.metrics()
 
 
 def _grouped(sizes: list[int]) -> list[list[int]]:

@@ -1,0 +1,156 @@
+"""Conversations for the embedded InternVL2: verdict, words after the tagger's first guess, and the turn of the mask.
+
+Every picture of the forged sets, and of the folders taken as they are, becomes one row whose questions are those that
+detection asks. The guess in front of the second question is the trained tagger's own, a part of them replaced by a
+drawn one, since on pictures that it was not trained on the tagger errs more often. Not here: the sets (``material``),
+the tagger (``tagger``), the training (``ivdetect train``).
+
+    python -m internvl_detect.train.nano_rows --material work --tagger work/tagger/tagger --out work/nano
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from internvl_detect.data.conversations.meta import make_row
+from internvl_detect.data.conversations.rows import IMAGE
+from internvl_detect.data.forge.words import phrasings, place_of
+from internvl_detect.data.jsonl import atomically
+from internvl_detect.errors import IvdetectError
+from internvl_detect.media.image import open_image
+from internvl_detect.model.domain_tag import TAGS, DomainTagger, Tagged
+from internvl_detect.questions import EXPLAIN_QUESTION, IMAGE_QUESTION, SEG, SEGMENT_QUESTION, tagged
+from internvl_detect.train.material import as_they_are, named
+from internvl_detect.train.tag_data import TagRow
+
+REPLACED = 0.08  # share of guesses that are drawn evenly from all tags
+LEAST_CELLS = 4  # a smaller spot on the map names no place
+ONE_TILE_PX = 224
+GENERATED_WORDS = "The picture was generated. It did not come from a camera."
+
+
+def guess(seen: Tagged, threshold: float) -> tuple[str, str]:
+    """The likeliest tag, and the place of the map's suspicious cells, "" where there are too few."""
+    cells = seen.map >= threshold
+    return seen.tag, place_of(cells) if np.count_nonzero(cells) >= LEAST_CELLS else ""
+
+
+def row_of(
+    path: str, yes: bool, words: str, first: tuple[str, str], mask: str, label: str, group: str, source: str
+) -> Any:
+    """One annotation row: three questions of a picture with their answers, the third where the mask is known."""
+    verdict = "Yes." if yes else "No."
+    turns = [f"{IMAGE}\n{IMAGE_QUESTION}", verdict]
+    turns += [tagged(first[0], EXPLAIN_QUESTION.format(medium="picture"), first[1]), f"{verdict} {words}"]
+    more: dict[str, Any] = {"label": label, "group_id": group, "source": source}
+    if mask or not yes:
+        turns += [SEGMENT_QUESTION, SEG]
+    if mask:
+        more["mask"] = mask
+    return make_row(*turns, image=path, id=path, **more)
+
+
+def forged(material: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(split, source, what a row needs beside the guess) of every picture of the forged sets: forgeries and twins."""
+    for records in sorted(material.glob("*/records.jsonl")):
+        folder = records.parent
+        for line in records.read_text("utf-8").splitlines():
+            record = json.loads(line)
+            words = next(phrasings(record))
+            mask = str(folder / record["mask"]) if record["mask"] else ""
+            base = {"group": record["name"], "source": folder.name}
+            fake = {"path": str(folder / record["path"]), "yes": True, "words": words, "mask": mask}
+            yield record["split"], folder.name, {**fake, "label": record["label"], **base}
+            twin = {"path": str(folder / record["authentic"]), "yes": False, "mask": "", "label": "real", **base}
+            yield record["split"], folder.name, {**twin, "words": next(phrasings({"method": "none"}))}
+
+
+def whole(rows: Iterable[TagRow]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The same of pictures that are taken as they are."""
+    for row in rows:
+        yes = row.tag != "authentic"
+        words = GENERATED_WORDS if yes else next(phrasings({"method": "none"}))
+        facts = {"path": row.path, "yes": yes, "words": words, "mask": "", "group": row.group, "source": row.source}
+        yield row.split, row.source, {**facts, "label": "ai_generated" if yes else "real"}
+
+
+def write_rows(
+    material: Path,
+    generated: Mapping[str, Path],
+    real: Mapping[str, Path],
+    tagger: DomainTagger,
+    out: Path,
+    *,
+    share: float = 1.0,
+    threads: int = 1,
+) -> dict[str, int]:
+    """out/SPLIT.jsonl and out/SPLIT_large.jsonl (more than one tile) with out/meta.json; the number of rows of each.
+
+    ``share`` of the groups are taken, drawn by their names; ``threads`` decode and look.
+    """
+    every = [forged(material), whole(as_they_are(generated, "ai_generated")), whole(as_they_are(real, "authentic"))]
+    chosen = [item for part in every for item in part if _drawn(item[2]["group"]) < share]
+    parts: dict[str, list[Any]] = {}
+    with ThreadPoolExecutor(threads) as pool:
+        for made in pool.map(lambda item: _looked(item[0], item[2], tagger), chosen):
+            if made is not None:
+                parts.setdefault(made[0], []).append(made[1])
+    out.mkdir(parents=True, exist_ok=True)
+    meta = {}
+    for name, rows in sorted(parts.items()):
+        path = out / f"{name}.jsonl"
+        with atomically(path) as file:
+            file.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows)
+        meta[name] = {"root": "/", "annotation": str(path.resolve()), "data_augment": False, "length": len(rows)}
+        meta[name] |= {"max_dynamic_patch": 4, "repeat_time": 1}
+    with atomically(out / "meta.json") as file:
+        file.write((json.dumps(meta, indent=1) + "\n").encode())
+    return {name: len(rows) for name, rows in parts.items()}
+
+
+def _looked(split: str, facts: dict[str, Any], tagger: DomainTagger) -> tuple[str, Any] | None:
+    """(part, row) of one picture; None where it cannot be read."""
+    try:
+        picture = open_image(facts["path"]).rgb
+    except IvdetectError:
+        return None
+    first = guess(tagger.look(picture), tagger.map_threshold)
+    digest = hashlib.sha256(facts["path"].encode("utf-8", "surrogateescape")).digest()
+    if split == "train" and digest[0] < REPLACED * 256:
+        first = (TAGS[digest[1] % len(TAGS)], first[1])
+    row = row_of(first=first, **facts)
+    row["width"], row["height"] = picture.size
+    return f"{split}_large" if max(picture.size) > ONE_TILE_PX else split, row
+
+
+def _drawn(name: str) -> float:
+    return int(hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8], 16) / 2**32
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; see the docstring of the file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--material", type=Path, required=True)
+    parser.add_argument("--tagger", type=Path, required=True)
+    parser.add_argument("--generated", action="append", default=[], metavar="NAME=DIR")
+    parser.add_argument("--real", action="append", default=[], metavar="NAME=DIR")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the photographs and pictures to take")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    tagger = DomainTagger.load(args.tagger, args.device)
+    given = args.material.resolve(), named(args.generated), named(args.real), tagger, args.out
+    print(write_rows(*given, share=args.share, threads=args.threads), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""After training: what a tagger says of whole validation pictures, and the calibration and threshold fitted on it.
+
+Temperature and one bias a tag minimise the cross-entropy (Guo et al., 2017, with biases); the threshold of the map is
+the one with the best mean pixel F1 over edited pictures, an untouched picture counting as 1 where nothing is marked.
+
+    answers = look_at(tagger, rows); fitted = fit(tagger, answers)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from internvl_detect.errors import IvdetectError
+from internvl_detect.evaluate.metrics import auc
+from internvl_detect.media.image import open_image
+from internvl_detect.model.domain_tag import TAGS, DomainTagger, spread
+from internvl_detect.train.tag_data import TagRow
+
+THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(2, 19))
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One picture: its row, log probabilities by tag (T,), and (tp, fp, fn) of the map in pixels at each of THRESHOLDS,
+    None where the truth of the map is not known."""
+
+    row: TagRow
+    logs: np.ndarray
+    counts: np.ndarray | None
+
+
+def look_at(
+    tagger: DomainTagger, rows: Sequence[TagRow], *, problems: Callable[[str, str], None] | None = None
+) -> Iterator[Looked]:
+    """Every row's picture as it is; what cannot be read is told to ``problems`` (path, reason) and left out."""
+    for row in rows:
+        try:
+            picture = open_image(row.path).rgb
+            mask = open_image(row.mask).rgb.convert("L") if row.mask else None
+        except IvdetectError as error:
+            if problems is not None:
+                problems(row.path, str(error))
+            continue
+        seen = tagger.look(picture)
+        logs = np.log(np.maximum([seen.probabilities[tag] for tag in TAGS], 1e-30))
+        counts = None
+        if row.tag == "authentic" or (mask is not None and mask.size == picture.size):
+            truth = np.zeros((picture.height, picture.width), bool) if mask is None else np.asarray(mask) >= 128
+            counts = map_counts(spread(seen.map, picture.size), truth)
+        yield Looked(row, logs, counts)
+
+
+def map_counts(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(len(THRESHOLDS), 3): tp, fp and fn pixels of P(edited) (H, W) against the boolean mask, at each threshold."""
+    found = []
+    inside, outside = probability[truth], probability[~truth]
+    for threshold in THRESHOLDS:
+        hit = int(np.count_nonzero(inside >= threshold))
+        found.append((hit, int(np.count_nonzero(outside >= threshold)), inside.size - hit))
+    return np.array(found)
+
+
+def pixel_f1(counts: np.ndarray) -> np.ndarray:
+    """F1 for counts (..., 3); 1 where there is nothing to mark and nothing is marked."""
+    tp, fp, fn = counts[..., 0], counts[..., 1], counts[..., 2]
+    whole = 2 * tp + fp + fn
+    return np.where(whole == 0, 1.0, 2 * tp / np.maximum(whole, 1))
+
+
+def fit(tagger: DomainTagger, looked: Sequence[Looked]) -> DomainTagger:
+    """The same tagger with temperature, biases and map threshold fitted; each tag weighs the same in the fit.
+
+    A tag without pictures keeps no bias; without any picture that is known in the map the threshold stays.
+    """
+    tags = torch.tensor([TAGS.index(one.row.tag) for one in looked])
+    logits = torch.from_numpy(np.stack([one.logs for one in looked])) * tagger.temperature
+    logits = logits - torch.tensor(tagger.bias, dtype=torch.float64)
+    there = torch.bincount(tags, minlength=len(TAGS))
+    weight = torch.where(there > 0, len(tags) / there.clamp_min(1), 0).double()
+    scale, bias = torch.zeros(1, dtype=torch.float64), torch.zeros(len(TAGS), dtype=torch.float64)
+    scale.requires_grad_()
+    bias.requires_grad_()
+    solver = torch.optim.LBFGS([scale, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        solver.zero_grad()
+        found = (logits + bias * (there > 0)) * scale.exp()
+        loss = torch.nn.functional.cross_entropy(found, tags, weight=weight)
+        loss = loss + 1e-3 * (bias.square().sum() + scale.square().sum())
+        loss.backward()
+        return loss
+
+    solver.step(closure)
+    known = [one for one in looked if one.counts is not None]
+    edited = np.array([pixel_f1(one.counts) for one in known if one.row.tag != "authentic" and one.counts is not None])
+    clean = np.array([pixel_f1(one.counts) for one in known if one.row.tag == "authentic" and one.counts is not None])
+    threshold = tagger.map_threshold
+    if len(edited):
+        mean = edited.mean(0) + (clean.mean(0) if len(clean) else 0)
+        threshold = THRESHOLDS[int(np.argmax(mean))]
+    tagger.temperature = float((-scale.detach()).exp())
+    tagger.bias = tuple((bias.detach() * (there > 0)).tolist())
+    tagger.map_threshold = threshold
+    return tagger
+
+
+def summary(looked: Sequence[Looked], threshold: float) -> dict[str, float]:
+    """AUC of fake against authentic, of each tag against the rest and their mean (``macro_auc``), and pixel F1."""
+    tags = np.array([one.row.tag for one in looked])
+    shares = np.exp(np.stack([one.logs for one in looked]))
+    found: dict[str, float] = {"pictures": len(looked)}
+    found["image_auc"] = auc(list(1 - shares[:, 0]), [int(tag != "authentic") for tag in tags])
+    each = {}
+    for at, tag in enumerate(TAGS):
+        if 0 < (tags == tag).sum() < len(tags):
+            each[f"auc_{tag}"] = auc(list(shares[:, at]), [int(t == tag) for t in tags])
+    found |= each
+    found["macro_auc"] = float(np.mean(list(each.values()))) if each else float("nan")
+    at = THRESHOLDS.index(threshold) if threshold in THRESHOLDS else 8
+    for name, wanted in (("pixel_f1", lambda t: t != "authentic"), ("pixel_f1_authentic", lambda t: t == "authentic")):
+        counts = [one.counts[at] for one in looked if one.counts is not None and wanted(one.row.tag)]
+        if counts:
+            found[name] = float(pixel_f1(np.array(counts)).mean())
+    return {k: round(float(v), 4) for k, v in found.items()}
