@@ -19,7 +19,7 @@ import torch
 from PIL import Image as PILImage
 
 from internvl_detect.data.forge.words import place_seen
-from internvl_detect.detect.interface import Drawn, Job, Wanted, to_draw
+from internvl_detect.detect.interface import Drawn, Job, Mark, Wanted, to_draw
 from internvl_detect.errors import CheckpointError, IvdetectError, ResourceError
 from internvl_detect.media.cuts import own_pictures
 from internvl_detect.model.calibration import Calibration
@@ -94,14 +94,16 @@ class Looker:
 
     def _drawn(self, job: Job, k: int, picture: PILImage.Image, size: tuple[int, int] | None) -> Drawn:
         at = job.looked[k]
-        seg, tokens = job.marks.get(at, (None, None))
+        mark = job.marks.get(at, Mark(None, None))
         width, height = size or picture.size
         across, down = picture.width / width, picture.height / height  # less than 1 for a copy that was made smaller
-        boxes = [
-            (int(a * across), int(b * down), int(c * across), int(d * down))
-            for a, b, c, d in job.tile_boxes.get(at, [])
-        ]
-        made = self.masker.draw(picture, job.looks[k], seg, tokens, boxes, job.features[k])
+        boxes = mark.boxes
+        if boxes is None:
+            boxes = [
+                (int(a * across), int(b * down), int(c * across), int(d * down))
+                for a, b, c, d in job.tile_boxes.get(at, [])
+            ]
+        made = self.masker.draw(picture, job.looks[k], mark.seg, mark.tokens, boxes, job.features[k])
         drawn = PILImage.fromarray((made * 255).round().astype(np.uint8))
         mask = np.asarray(drawn if drawn.size == (width, height) else drawn.resize((width, height)))
         probability = mask.astype(np.float32) / 255
