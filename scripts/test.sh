@@ -14,7 +14,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-questions="${QUESTION_PATH:?set QUESTION_PATH to a question file: 'ivdetect data questions' writes one}"
+questions="${QUESTION_PATH:?set QUESTION_PATH to a question file (docs/preparing-data.md)}"
 rows="${DTE_FDM_OUTPUT:-runs/test/DTE-FDM_output.jsonl}"
 masks="${MFLM_OUTPUT:-runs/test/MFLM_output}"
 graded="${EVALUATION:-runs/test/evaluation}"
