@@ -15,7 +15,7 @@ from test_domain_tag import lively
 
 from internvl_detect.detect import Detector
 from internvl_detect.detect.interface import Wanted, answer_of, logit, sigmoid
-from internvl_detect.errors import CheckpointError, ConfigError
+from internvl_detect.errors import AdapterError, CheckpointError, ConfigError
 from internvl_detect.media import cuts
 from internvl_detect.media.cuts import cut_media, open_media
 from internvl_detect.media.tiles import cut_tiles
@@ -24,6 +24,7 @@ from internvl_detect.model.calibration import Calibration
 from internvl_detect.model.checkpoint import load_base
 from internvl_detect.model.domain_tag import TAGS, DomainTagger, Tagged, save
 from internvl_detect.model.mask import LightHead
+from internvl_detect.model.masker import Masker
 from internvl_detect.model.prompts import encode_conversation, encode_turns
 from internvl_detect.model.seg import add_seg, seg_id
 from internvl_detect.questions import IMAGE_QUESTION, SEGMENT_QUESTION, explain_question, tagged
@@ -47,9 +48,9 @@ class Says:
         grid[-(len(grid) // 3 or 1) :, -(len(grid[0]) // 3 or 1) :] = 0.8
         return Tagged(self.shares, grid, logit(1 - self.shares["authentic"]))
 
-    def features(self, picture):
+    def look_with_features(self, picture):
         small = picture.resize((-(-picture.width // 8), -(-picture.height // 8)))
-        return torch.from_numpy(np.asarray(small, np.float32) / 255).permute(2, 0, 1)
+        return self.look(picture), torch.from_numpy(np.asarray(small, np.float32) / 255).permute(2, 0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_a_mask_is_what_the_head_draws_from_a_fresh_conversation_s_seg(marking, 
         drawn = detector.looker.masker.draw(picture, Says().look(picture), seg, tiles[: len(boxes)], boxes)
         assert verdict.mask.shape == (90, 150) and drawn.std() > 0.01
         assert np.abs(verdict.mask / 255 - drawn).max() < 0.004
-        plain = detector.looker.masker.draw(picture, Says().look(picture), None, None, [])
+        plain = Masker.of(None, Says()).draw(picture, Says().look(picture), None, None, [])
         assert np.abs(drawn - plain).max() > 0.02
 
 
@@ -285,7 +286,7 @@ def test_a_mask_needs_a_tagger_and_a_tagger_needs_its_files(loaded, tiny_folder,
 
 
 def test_a_head_that_was_trained_with_another_tagger_is_refused(marking):
-    with pytest.raises(ConfigError, match="3 features"):
+    with pytest.raises(AdapterError, match="3 features"):
         Detector(marking, tagger=DomainTagger(lively()))
 
 
@@ -299,3 +300,16 @@ def test_a_tagger_that_fails_on_one_file_leaves_the_others_their_verdicts(loaded
     paths = [photo("a.png"), photo("b.png", (61, 61)), photo("c.png")]
     good, bad, also = Detector(loaded, tagger=Fails()).detect_many(paths, explain=True, mask=True)
     assert good.mask is not None and also.mask is not None and "memory" in bad.error
+
+
+def test_the_tagger_looks_once_at_a_picture_that_gets_its_tag_and_its_mask(marking, photo):
+    class Counts(Says):
+        looks = 0
+
+        def look(self, picture):
+            Counts.looks += 1
+            return super().look(picture)
+
+    path = photo("a.png", (150, 90), 1)
+    once = made(marking, Counts()).detect(path, mask=True)
+    assert Counts.looks == 1 and np.array_equal(once.mask, made(marking).detect(path, mask=True).mask)

@@ -198,7 +198,7 @@ class Detector:
     def _ask(self, jobs: Sequence[Job], wanted: Wanted) -> None:
         """Tag, verdict, words, mask; ``error`` of each job that fails."""
         if self.looker is not None:
-            self.looker.look(jobs)
+            self.looker.look(jobs, wanted.mask)
         self.asker.ask([job for job in jobs if job.error is None], wanted)
         if self.looker is not None and wanted.mask:
             self.looker.draw(jobs)

@@ -69,9 +69,9 @@ class Job:
 
     ``own`` is the file's own question, where it has one: the words answer it, and the score does not depend on it.
     ``error`` stands where the file could not be asked about. ``tile_boxes`` are, by request, the parts of the picture
-    that its tiles show, no thumbnail. ``looks`` are what a domain tagger made of the picture, or of each frame, and
-    ``places`` where it saw an edit ("" for nowhere); ``marks`` are, by request, the hidden state at ``<SEG>`` and the
-    tile tokens; ``drawn`` the masks, by look.
+    that its tiles show, no thumbnail. ``looks`` are what a domain tagger made of the picture, or of each frame,
+    ``features`` what a mask head takes from it, and ``places`` where it saw an edit ("" for nowhere); ``marks`` are, by
+    request, the hidden state at ``<SEG>`` and the tile tokens; ``drawn`` the masks, by look.
     """
 
     name: str
@@ -89,6 +89,7 @@ class Job:
     origin: Provenance = field(default_factory=Provenance)
     tile_boxes: dict[int, list[Box]] = field(default_factory=dict)
     looks: list[Any] = field(default_factory=list)
+    features: list[Any] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     fusion: Fusion | None = None
     marks: dict[int, tuple[Any, Any]] = field(default_factory=dict)

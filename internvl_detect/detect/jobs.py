@@ -18,8 +18,7 @@ from internvl_detect.model.answer import Answerer, Prefilled, Request, Tell
 from internvl_detect.model.calibration import Calibration
 from internvl_detect.model.checkpoint import LoadedModel
 from internvl_detect.model.prompts import encode_question, encode_turns
-from internvl_detect.model.seg import seg_id
-from internvl_detect.questions import SEGMENT_QUESTION
+from internvl_detect.model.seg import seg_id, seg_turn
 
 PADDED_AT_MOST = 0.8  # the shortest prompt of a batch is at least this share of its longest
 NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
@@ -171,10 +170,7 @@ class Asker:
     def _mark(self, state: Prefilled, units: list[Unit], answers: Sequence[str | Sequence[int]]) -> None:
         """Let the conversation come to ``<SEG>``, and keep what a mask is drawn from."""
         began = time.perf_counter()
-        turns = [
-            [*encode_turns(self.answerer.tokenizer, answer, SEGMENT_QUESTION), self.seg or 0] for answer in answers
-        ]
-        state = self.answerer.follow(state, turns)
+        state = self.answerer.follow(state, [seg_turn(self.answerer.loaded, answer) for answer in answers])
         for row, (job, at) in enumerate(units):
             job.marks[at] = state.hidden[row], state.tiles[row][: len(job.tile_boxes[at])]
             job.add_s("mask_s", (time.perf_counter() - began) / len(units))

@@ -18,7 +18,7 @@ import torch
 from PIL import Image as PILImage
 
 from internvl_detect.detect.interface import Drawn, Job, to_draw
-from internvl_detect.errors import CheckpointError, ConfigError, IvdetectError, ResourceError
+from internvl_detect.errors import CheckpointError, IvdetectError, ResourceError
 from internvl_detect.explanations import place_at
 from internvl_detect.media.cuts import own_pictures
 from internvl_detect.model.calibration import Calibration
@@ -29,30 +29,28 @@ from internvl_detect.model.masker import Masker, regions_of
 class Looker:
     """A tagger with what draws from its map: the mask head of ``loaded``, or else the map itself.
 
-    Raises ConfigError for a head that was trained with another tagger.
+    Raises AdapterError for a head that was trained with another tagger.
     """
 
     def __init__(self, tagger: Any, loaded: Any, calibration: Calibration) -> None:
         self.tagger, self.calibration = tagger, calibration
         self.masker = Masker.of(loaded if hasattr(loaded, "model") else None, tagger)
-        parts = self.masker.parts
-        if parts is not None and parts.head.channels != tagger.channels:
-            raise ConfigError(
-                f"the mask head of {loaded.name} takes {parts.head.channels} features, {tagger.name} gives "
-                f"{tagger.channels}",
-                expected="the domain tagger that it was trained with",
-                do="name that one (--tagger)",
-            )
         self.fusion = Fusion.from_dict(loaded.settings.fusion)
 
-    def look(self, jobs: Sequence[Job]) -> None:
-        """Fill in looks, places and fusion; ``error`` where that fails."""
+    def look(self, jobs: Sequence[Job], mask: bool = False) -> None:
+        """Fill in looks, places and fusion, and for a ``mask`` the features of the same look, if its head takes them;
+        ``error`` where that fails."""
         for job in jobs:
             if job.error is not None:
                 continue
             began = time.perf_counter()
             try:
-                job.looks = self.tagger.look_many(own_pictures(job.media))
+                pictures = own_pictures(job.media)
+                if mask and self.masker.kind == "light":
+                    both = [self.tagger.look_with_features(picture) for picture in pictures]
+                    job.looks, job.features = [look for look, _ in both], [features for _, features in both]
+                else:
+                    job.looks = self.tagger.look_many(pictures)
                 if not all(math.isfinite(look.log_odds) for look in job.looks):
                     raise CheckpointError(f"the domain tagger's answer for {job.name} is not a number")
                 job.places = [self._place(look.map) for look in job.looks]
@@ -76,6 +74,7 @@ class Looker:
             except (torch.OutOfMemoryError, MemoryError):
                 job.error = ResourceError(f"memory ran out on {job.name}", do="use a smaller file, or --no-mask")
             job.marks.clear()
+            job.features.clear()
             job.add_s("mask_s", time.perf_counter() - began)
 
     def _drawn(self, job: Job, k: int, picture: PILImage.Image, size: tuple[int, int] | None) -> Drawn:
@@ -87,9 +86,9 @@ class Looker:
             (int(a * across), int(b * down), int(c * across), int(d * down))
             for a, b, c, d in job.tile_boxes.get(at, [])
         ]
-        drawn = PILImage.fromarray(
-            (self.masker.draw(picture, job.looks[k], seg, tokens, boxes) * 255).round().astype("u1")
-        )
+        features = job.features[k] if job.features else None
+        probability = self.masker.draw(picture, job.looks[k], seg, tokens, boxes, features)
+        drawn = PILImage.fromarray((probability * 255).round().astype("u1"))
         mask = np.asarray(drawn if drawn.size == (width, height) else drawn.resize((width, height)))
         probability = mask.astype(np.float32) / 255
         regions = regions_of(probability, self.masker.threshold)
