@@ -12,6 +12,7 @@ import typer
 from internvl_detect import __version__
 from internvl_detect.cli.commands import commands
 from internvl_detect.cli.data import data
+from internvl_detect.cli.evaluate import evaluate
 from internvl_detect.cli.serve import serve
 from internvl_detect.data.findings import show
 from internvl_detect.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, ConfigError, IvdetectError, OutputError
@@ -23,6 +24,7 @@ HELP = """Detect AI-generated and tampered pictures and clips; say why, and draw
   ivdetect detect folder/ --out results.jsonl    # thousands; --resume goes on after a kill
   ivdetect detect photo.jpg --model InternVL2-8B --adapter runs/mine/adapter --explain
   ivdetect train --config recipes/internvl2_8b_lora.yaml
+  ivdetect evaluate --data test.csv --out runs/nano
   ivdetect data check meta.json
 """
 
@@ -42,6 +44,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(commands)
+app.command("evaluate")(evaluate)
 app.add_typer(data, name="data")
 app.add_typer(serve, name="serve")
 

@@ -74,7 +74,8 @@ def slices_of(rows: Iterable[Any], *, threshold: float = 0.5, rounds: int = 300)
 
     ``label`` is 0 or 1, or a label of the manifest ("real" against all others).
     """
-    kept, facts = [], []
+    kept: list[tuple[float, int, str]] = []
+    facts: list[dict[str, str]] = []
     for row in rows:
         score = _of(row, "score")
         if score is None or not math.isfinite(score):

@@ -6,6 +6,7 @@ mask is as coarse as they are.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import re
@@ -20,7 +21,7 @@ from PIL import ImageDraw
 from internvl_detect.errors import IvdetectError, OutputError
 from internvl_detect.media.image import open_image
 from internvl_detect.media.video import open_video
-from internvl_detect.report.html import thumbnail
+from internvl_detect.report.html import LONG_SIDE_PX, thumbnail
 from internvl_detect.verdict import Failure, Region, Verdict
 
 _RED = (220, 38, 38)
@@ -109,14 +110,44 @@ def draw_overlay(
     return tint
 
 
-def mask_layer(mask: np.ndarray, threshold: float | None, long_side_px: int) -> bytes:
-    """PNG to lay over a thumbnail: red where a drawn mask marks, else transparent; its long side at most so long."""
-    marked = binary_mask(mask, threshold)
-    scale = min(1.0, long_side_px / max(marked.size))
+def layer_of(row: Verdict | Failure) -> bytes | None:
+    """PNG to lay over a row's thumbnail: red where its mask marks; of a clip the mask of its worst frame, if any."""
+    if isinstance(row, Failure):
+        return None
+    worst = max(row.frames, key=lambda frame: frame.score, default=None)
+    mask = worst.mask if worst is not None else row.mask
+    return None if mask is None else layer_png(binary_mask(mask, row.mask_threshold))
+
+
+def without_masks(row: Verdict | Failure) -> Verdict | Failure:
+    """The same row without its pixels, which would fill memory where thousands of rows are kept."""
+    if isinstance(row, Failure):
+        return row
+    frames = tuple(dataclasses.replace(frame, mask=None) for frame in row.frames)
+    return dataclasses.replace(row, mask=None, frames=frames)
+
+
+def stored_layers(rows: Iterable[Verdict | Failure], folder: Path) -> dict[str, bytes]:
+    """Layers by path from the masks that ``write_masks`` left in a folder; files that are no masks are left out."""
+    found = {}
+    for row in rows:
+        if isinstance(row, Failure):
+            continue
+        worst = max(row.frames, key=lambda frame: frame.score, default=None)
+        name = f"{_safe_stem(row)}_frame{worst.index}" if worst is not None else _safe_stem(row)
+        try:
+            found[row.path] = layer_png(open_image(folder / f"{name}_mask.png").rgb.convert("L"))
+        except IvdetectError:
+            continue
+    return found
+
+
+def layer_png(marked: PILImage.Image) -> bytes:
+    """PNG of half-clear red where ``marked`` (L) is, no larger than a thumbnail."""
+    scale = min(1.0, LONG_SIDE_PX / max(marked.size))
     size = (max(1, round(marked.width * scale)), max(1, round(marked.height * scale)))
-    alpha = marked.resize(size, PILImage.Resampling.BOX).point([v // 2 for v in range(256)])
     layer = PILImage.new("RGBA", size, (*_RED, 0))
-    layer.putalpha(alpha)
+    layer.putalpha(marked.resize(size, PILImage.Resampling.BOX).point([v // 2 for v in range(256)]))
     out = io.BytesIO()
     layer.save(out, "PNG", optimize=True)
     return out.getvalue()

@@ -329,7 +329,8 @@ def _mask(server: Server, job: StoredJob, file: StoredFile) -> bytes | None:
 def _report_html(server: Server, job: StoredJob, files: list[StoredFile]) -> str:
     options, key = Options(**job.options), server.engine.key
     previews = {f.name: server.cache.pictures(key(f.sha256, job.owner, options)) for f in files}
-    return render.report_html([f.row or {} for f in files], previews, _about(server))
+    masks = {f.name: found for f in files if (found := _mask(server, job, f)) is not None}
+    return render.report_html([f.row or {} for f in files], previews, masks, _about(server))
 
 
 def _about(server: Server) -> dict[str, Any]:

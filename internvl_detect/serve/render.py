@@ -16,7 +16,7 @@ from internvl_detect import __version__
 from internvl_detect.report.html import render as render_html
 from internvl_detect.report.html import thumbnail
 from internvl_detect.report.markdown import to_markdown
-from internvl_detect.report.overlay import binary_mask, draw_mask, draw_overlay
+from internvl_detect.report.overlay import binary_mask, draw_mask, draw_overlay, layer_png
 from internvl_detect.verdict import Failure, Region, Verdict, from_row
 
 
@@ -44,15 +44,19 @@ def overlay_png(row: Mapping[str, Any], preview: bytes, mask: bytes | None = Non
         scaled.append(Region((box[0], box[1], max(box[2], box[0] + 1), max(box[3], box[1] + 1)), region.score))
     if mask is None:
         return _png(draw_overlay(picture, scaled))
-    with PILImage.open(io.BytesIO(mask), formats=["PNG"]) as opened:
-        marked = opened.convert("L").resize(picture.size, PILImage.Resampling.BOX)
-    return _png(draw_overlay(picture, scaled, marked))
+    return _png(draw_overlay(picture, scaled, _marked(mask).resize(picture.size, PILImage.Resampling.BOX)))
 
 
-def report_html(rows: Sequence[Mapping[str, Any]], previews: Mapping[str, list[bytes]], about: dict[str, Any]) -> str:
-    """The self-contained report. ``previews`` by the row's name."""
+def report_html(
+    rows: Sequence[Mapping[str, Any]],
+    previews: Mapping[str, list[bytes]],
+    masks: Mapping[str, bytes],
+    about: dict[str, Any],
+) -> str:
+    """The self-contained report. ``previews`` and ``masks`` (PNG) by the row's name."""
     small = {name: [_smaller(jpeg) for jpeg in jpegs] for name, jpegs in previews.items()}
-    pieces: Iterator[str] = render_html([from_row(row) for row in rows], thumbnails=small, made_with=made_with(about))
+    verdicts, layers = [from_row(row) for row in rows], {name: layer_png(_marked(png)) for name, png in masks.items()}
+    pieces: Iterator[str] = render_html(verdicts, thumbnails=small, made_with=made_with(about), layers=layers)
     return "".join(pieces)
 
 
@@ -74,6 +78,11 @@ def made_with(about: Mapping[str, Any]) -> dict[str, Any]:
 def _smaller(jpeg: bytes) -> bytes:
     with PILImage.open(io.BytesIO(jpeg), formats=["JPEG"]) as opened:
         return thumbnail(opened)
+
+
+def _marked(png: bytes) -> PILImage.Image:
+    with PILImage.open(io.BytesIO(png), formats=["PNG"]) as opened:
+        return opened.convert("L")
 
 
 def _verdict(row: Mapping[str, Any]) -> Verdict:

@@ -19,6 +19,7 @@ from internvl_detect.data.findings import did_you_mean, show
 from internvl_detect.data.folders import Note, Walk, is_media, joined
 from internvl_detect.data.json_stream import Element, read_elements
 from internvl_detect.data.jsonl import well_formed, write_jsonl
+from internvl_detect.data.labels import normalise_label
 from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.questions import IMAGE_QUESTION, TAG_SENTENCES, tagged
 
@@ -31,12 +32,14 @@ _MARKERS = ("<image>", "<video>")
 @dataclass(frozen=True)
 class Question:
     """One row: the file as the row names it, and its question (empty: the standard one). A row that cannot be used
-    has a ``problem``; ``line`` counts from 1."""
+    has a ``problem``; ``line`` counts from 1. ``label`` (canonical) and ``mask`` are the truth, where it is there."""
 
     line: int
     image: str = ""
     text: str = ""
     problem: str = ""
+    label: str = ""
+    mask: str = ""
 
 
 def read_questions(path: str | Path) -> Iterator[Question]:
@@ -70,7 +73,14 @@ def _question(element: Element) -> Question:
         return Question(line, image, problem=f"the question is {show(text)}, and text is expected")
     for marker in _MARKERS:
         text = text.replace(marker, "")
-    return Question(line, image, text.strip())
+    mask = row.get("mask") or ""
+    if not isinstance(mask, str) or "\0" in mask or not well_formed(mask):
+        return Question(line, image, problem=f'"mask" is {show(mask)}, and a path is expected')
+    label = row.get("label")
+    known = "" if label in (None, "") else normalise_label(label)
+    if known is None:
+        return Question(line, image, problem=f"unknown label {show(label)}")
+    return Question(line, image, text.strip(), label=known, mask=mask)
 
 
 def _first_turn(turns: Any) -> Any:
