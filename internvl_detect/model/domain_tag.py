@@ -63,7 +63,7 @@ class DomainTagger:
     """A network with its calibration, ready to look at pictures.
 
     ``temperature`` divides the logits of the tags and ``bias`` is added to them; both, and ``map_threshold``, were
-    fitted on validation pictures. ``weights_id`` tells its weights from another's.
+    fitted on validation pictures. ``fingerprint`` tells its weights from another's.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class DomainTagger:
         self.name, self.temperature, self.map_threshold = name, temperature, map_threshold
         self.bias = tuple(bias)
         self.device = torch.device(device)
-        self.weights_id = _weights_id(net)  # before folding, which rounds as the machine does
+        self.fingerprint = _fingerprint(net)
         self.net = folded(net).to(self.device, memory_format=torch.channels_last)
         self.channels = net.shape.map_width
 
@@ -173,11 +173,6 @@ class DomainTagger:
             whole[:, row : row + cells.shape[1], column : column + cells.shape[2]] = cells
         return whole[:, : -(-picture.height // CELL_PX), : -(-picture.width // CELL_PX)]
 
-    def fingerprint(self) -> str:
-        """16 hex digits that tell its answers apart from another tagger's: of its weights and settings."""
-        said = json.dumps(self.settings(), sort_keys=True) + self.weights_id
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
-
     def settings(self) -> dict[str, Any]:
         """What ``tagger.json`` holds."""
         numbers = {"temperature": self.temperature, "bias": list(self.bias), "map_threshold": self.map_threshold}
@@ -205,7 +200,7 @@ def spread(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.clip(np.asarray(whole)[:height, :width], 0, 1)
 
 
-def _weights_id(net: TaggerNet) -> str:
+def _fingerprint(net: TaggerNet) -> str:
     """16 hex digits over norms and biases, in which two trainings differ everywhere."""
     digest = hashlib.sha256()
     for name, tensor in net.state_dict().items():
