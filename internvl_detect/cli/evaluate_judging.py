@@ -166,7 +166,8 @@ class Judging:
             return []
         fit_on, fit_root = subjects_of(self.fit, root=self.root, note=self.note) if self.fit else ([], root)
         measured = {subject.path for subject in self.subjects[0]}
-        fit_on = [subject for subject in fit_on if subject.path not in measured]
+        sources = {subject.truth.group_id for subject in self.subjects[0]} - {""}
+        fit_on = [s for s in fit_on if s.path not in measured and s.truth.group_id not in sources]
         return list(zip(self.baselines, ready(self.baselines, fit_on, root=fit_root, side_px=side), strict=True))
 
     def _keep_settings(self, out: Path, root: Path, side: int | None) -> None:

@@ -109,6 +109,8 @@ class Collected:
         self._take_mask(row, dataset, group, bool(fake))
         if row.outputs and (true := str(row.facts.get("words") or "")):
             facts = facts_compared(row.outputs, true)
+            if "side_px" in row.facts:  # cut out of the picture that the true words tell of
+                facts |= dict.fromkeys(("place", "size", "claims"), math.nan)
             self.said.append((dataset, group, [rouge_l(row.outputs, true), *(facts[name] for name in FACTS)]))
             self.pairs.append((row.outputs, true))
 

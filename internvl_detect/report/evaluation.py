@@ -107,7 +107,7 @@ def _cell(cell: Any, text: str) -> dict[str, Any]:
     """Its text in two parts, and the number that it is sorted by ("" for none, None for text)."""
     value = cell.get("value") if isinstance(cell, Mapping) else cell
     number = None if isinstance(value, str) else "" if value is None else float(value)
-    main, _, more = visible(text, 200).partition(" [")
+    main, _, more = text.partition(" [") if isinstance(cell, Mapping) else (visible(text, 200), "", "")
     return {"text": main, "more": f"[{more}" if more else "", "v": number}
 
 
