@@ -1,15 +1,11 @@
 #!/usr/bin/env bash
-# The main table of the README again: benchmarks/main_results.py on each folder given that has a manifest.csv.
-# What is missing is said at the end, in OUT/main.json under "missing".
-#   bash benchmarks/main_results.sh DATA [OUT] [LIMIT]
+# The main table of the README again: benchmarks/main_results.py on DATA, which may be the README's tree of datasets
+# (whatever part of it is there), published folders, or a folder with manifest.csv. What is missing is said at the end
+# by name, with where it is expected, and in OUT/main.json under "missing". Further arguments: see its --help.
+#   bash benchmarks/main_results.sh DATA [OUT [--limit 60 ...]]
 set -euo pipefail
-data=${1:?usage: main_results.sh DATA [OUT] [LIMIT]}
-out=${2:-results}
-limit=${3:-60}
+data=$(realpath "${1:?usage: main_results.sh DATA [OUT [--limit 60 ...]]}")
+out=$(realpath -m "${2:-results}")
+shift $(($# < 2 ? $# : 2))
 cd "$(dirname "$0")/.."
-if [[ ! -f $data/manifest.csv ]]; then
-  echo "$data has no manifest.csv; write one with: ivdetect data list --root $data" >&2
-  exit 2
-fi
-OMP_NUM_THREADS=1 PYTHONPATH=. "${PYTHON:-.venv/bin/python}" benchmarks/main_results.py "$data" --limit "$limit" --out "$out"
-python3 -c 'import json,sys; print(*(["missing:"] + json.load(open(sys.argv[1]))["missing"]), sep="\n  ")' "$out/main.json"
+OMP_NUM_THREADS=1 PYTHONPATH=. exec "${PYTHON:-.venv/bin/python}" benchmarks/main_results.py "$data" --out "$out" "$@"

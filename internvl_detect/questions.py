@@ -24,16 +24,21 @@ TAG_SENTENCES = {
     "photoshop": "A first look suggests that this picture was edited by hand in a photo editor.",
 }
 
-
-_EDITED_IN_PART = ("aigc_editing", "deepfake", "photoshop")
+EDITS = ("aigc_editing", "deepfake", "photoshop")  # tags of pictures that were edited in one place
 
 
 def tagged(tag: str, question: str, place: str = "") -> str:
     """``question`` with the sentence of a domain tag in front; as it is for a tag without one.
 
-    ``place``, one of the nine fields such as "upper left", says where an edit was suspected.
+    ``place``: where an edit was seen ("upper left"), said after the sentence of a tag of ``EDITS``.
     """
     sentence = TAG_SENTENCES.get(tag)
-    if sentence and place and tag in _EDITED_IN_PART:
+    if sentence and place and tag in EDITS:
         sentence += f" Look at the {place} part."
     return f"{sentence} {question}" if sentence else question
+
+
+def explain_question(medium: str = "picture", language: str | None = None) -> str:
+    """The question for reasons about a picture or a video, answered in ``language`` where one is named."""
+    asked = EXPLAIN_QUESTION.format(medium=medium)
+    return f"{asked} Answer in {language}." if language else asked

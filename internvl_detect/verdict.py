@@ -78,7 +78,8 @@ class Verdict:
     likeliest kind, "fake" where whoever answered could not tell which. ``timings`` are seconds by stage. ``reasons``
     are the words, read; they decide nothing. ``domain_tag`` is the tagger's likeliest tag (of a clip: of its worst
     frame), ``tag_probabilities`` those of all. ``mask_share`` is the share of the picture that the mask marks; ``mask``
-    the mask itself, uint8 (H, W), probability times 255 in the picture's own pixels, which no row of JSON holds.
+    the mask itself, uint8 (H, W), probability times 255 in the picture's own pixels, which no row of JSON holds; it
+    marks what is at least ``mask_threshold`` (times 255).
     """
 
     path: str
@@ -103,6 +104,7 @@ class Verdict:
     domain_tag: str | None = None
     tag_probabilities: dict[str, float] = field(default_factory=dict)
     mask_share: float | None = None
+    mask_threshold: float | None = None
     mask: Any = field(default=None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,7 +163,8 @@ def from_row(row: Mapping[str, Any]) -> Verdict | Failure:
         )
         made["notes"] = tuple(str(note) for note in row["notes"])
         made["score"], made["probability"] = _number(row["score"]), _number(row["probability"])
-        made["mask_share"] = _maybe(row.get("mask_share"))
+        for key in ("mask_share", "mask_threshold"):
+            made[key] = _maybe(row.get(key))
         made["reasons"] = _reasons(row.get("reasons"))
         made["domain_tag"] = None if row.get("domain_tag") is None else str(row["domain_tag"])
         made["tag_probabilities"] = {str(k): _number(v) for k, v in (row.get("tag_probabilities") or {}).items()}

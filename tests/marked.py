@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,10 @@ import torch
 from PIL import Image
 
 from internvl_detect.data.conversations.meta import make_row, write_jsonl, write_meta
+from internvl_detect.media.tiles import cut_tiles
+from internvl_detect.model.answer import Answerer, Request
+from internvl_detect.model.prompts import encode_question
+from internvl_detect.model.seg import seg_turn
 from internvl_detect.questions import SEG, SEGMENT_QUESTION
 
 
@@ -56,3 +61,29 @@ def write_marked(folder: Path, **entry: Any) -> list[str]:
     about = {"root": str(root), "annotation": str(folder / "marked.jsonl"), **entry}
     write_meta(folder / "meta.json", {"marked": about})
     return [f"data_path={folder / 'meta.json'}", "train_data_choice=marked", "mask.head=light", "lora.dropout=0"]
+
+
+def picture(width=64, height=40, at=(16, 8, 48, 32)):
+    """Grey, with a red part."""
+    whole = Image.new("RGB", (width, height), (120, 120, 120))
+    whole.paste((250, 20, 20), at)
+    return whole
+
+
+def asked(loaded, seen, question=tiny.QUESTION, own=None):
+    """The request about a picture, and the boxes of its tiles."""
+    cut = cut_tiles(seen, replace((own or loaded.settings).tiles, tile_px=loaded.tile_px))
+    ids = encode_question(
+        loaded.tokenizer, question, tiles_per_image=[len(cut.pixels)], tokens_per_tile=loaded.tokens_per_tile
+    )
+    boxes = [tuple(map(int, b)) for b, whole in zip(cut.boxes_xyxy, cut.is_thumbnail, strict=True) if not whole]
+    return Request(ids, cut.pixels), boxes
+
+
+def drawn_in_a_turn(loaded, seen, masker):
+    """The map of a conversation that goes on to <SEG> in its cache."""
+    answerer = Answerer(loaded)
+    request, boxes = asked(loaded, seen)
+    state = answerer.follow(answerer.prefill([request]), [seg_turn(loaded, "Yes.")])
+    tagged, features = masker.eyes.tagger.look_with_features(seen)
+    return masker.draw(seen, tagged, state.hidden[0], state.tiles[0], boxes, features)

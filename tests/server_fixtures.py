@@ -40,11 +40,11 @@ class Gate:
         self.detector = copy.copy(nano())
         self.detector.judge = self._judge  # type: ignore[method-assign]
 
-    def _judge(self, jobs: Any, explain: bool) -> Any:
+    def _judge(self, jobs: Any, wanted: Any) -> Any:
         self.entered.set()
         assert self.open.wait(60)
         self.judged.append(len(jobs))
-        return nano().judge(jobs, explain)
+        return nano().judge(jobs, wanted)
 
 
 @contextlib.contextmanager

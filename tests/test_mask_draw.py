@@ -11,19 +11,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from marked import FakeTagger
+from marked import FakeTagger, asked, drawn_in_a_turn, picture
 from PIL import Image
 
 from internvl_detect.errors import AdapterError
-from internvl_detect.media.tiles import cut_tiles
-from internvl_detect.model.answer import Answerer, Request
+from internvl_detect.model.answer import Answerer
 from internvl_detect.model.checkpoint import load_base
 from internvl_detect.model.decoding import Decoder
 from internvl_detect.model.domain_tag import DomainTagger
 from internvl_detect.model.mask import LightHead, TaggerEyes
 from internvl_detect.model.masker import Masker, regions_of
-from internvl_detect.model.prompts import encode_conversation, encode_question
-from internvl_detect.model.seg import MaskParts, parts_of, seg_turn
+from internvl_detect.model.prompts import encode_conversation
+from internvl_detect.model.seg import MaskParts, parts_of
 from internvl_detect.model.tagger_net import Shape, TaggerNet
 from internvl_detect.questions import SEG, SEGMENT_QUESTION
 from internvl_detect.train.collate import Collator, Item, Target
@@ -35,29 +34,6 @@ pytest_plugins = ["training_fixtures", "mask_fixtures"]
 @pytest.fixture(scope="module")
 def loaded(drawing, place):
     return load_base(place / "base", adapter=drawing.adapter)
-
-
-def picture(width=64, height=40, at=(16, 8, 48, 32)):
-    whole = Image.new("RGB", (width, height), (120, 120, 120))
-    whole.paste((250, 20, 20), at)
-    return whole
-
-
-def asked(loaded, seen, question=tiny.QUESTION):
-    cut = cut_tiles(seen, loaded.settings.tiles)
-    ids = encode_question(
-        loaded.tokenizer, question, tiles_per_image=[len(cut.pixels)], tokens_per_tile=loaded.tokens_per_tile
-    )
-    boxes = [tuple(map(int, b)) for b, whole in zip(cut.boxes_xyxy, cut.is_thumbnail, strict=True) if not whole]
-    return Request(ids, cut.pixels), boxes
-
-
-def drawn_in_a_turn(loaded, seen, masker):
-    answerer = Answerer(loaded)
-    request, boxes = asked(loaded, seen)
-    state = answerer.follow(answerer.prefill([request]), [seg_turn(loaded, "Yes.")])
-    tagged, features = masker.eyes.tagger.look_with_features(seen)
-    return masker.draw(seen, tagged, state.hidden[0], state.tiles[0], boxes, features)
 
 
 def test_words_are_those_of_the_adapter_without_its_mask_and_seg_is_never_said(drawing, place, loaded, tmp_path):

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from marked import FakeTagger
+from marked import FakeTagger, asked, picture
 from PIL import Image
-from test_mask_draw import asked, picture
 from transformers import SamConfig, SamModel
 
 from internvl_detect.config import load_train_config

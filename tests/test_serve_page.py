@@ -96,7 +96,7 @@ def test_a_picture_gets_its_verdict_in_words_first_and_the_number_on_demand(serv
     assert not card.get_by_text("Raw score of the model").is_visible()
     card.get_by_text("The number behind it").click()
     assert card.get_by_text("Raw score of the model").is_visible()
-    assert "Points the other way" in card.inner_text()  # nano says "No" beside "likely": shown, not hidden
+    assert "Contradiction" in card.inner_text()  # nano says "No" beside "likely": shown, not hidden
     loaded(page, ".overlay")
     shoot(page, "verdict")
     send(page, "chelsea.jpg")

@@ -214,7 +214,7 @@ def test_no_header_of_a_decoder_does_either(header):
     import numpy as np
 
     sound = io.BytesIO()
-    cut = Cut("image", 3, 4, "00", (), [np.zeros((1, 224, 224, 3), np.uint8)])
+    cut = Cut("image", 3, 4, "00", (), [np.zeros((1, 224, 224, 3), np.uint8)], tile_boxes=[[(0, 0, 3, 4)]])
     wire.send_decoded(sound, wire.Decoded(cut))
     sound.seek(0)
     made, blobs = wire.receive(sound)

@@ -24,6 +24,7 @@ from internvl_detect.cli.options import (
     ScanEngine,
     ServedModel,
     Server,
+    Tagger,
     Timeout,
     TokenEnv,
     Trust,
@@ -40,7 +41,9 @@ def detect(
     ] = None,
     model: Model = "nano",
     adapter: Adapter = None,
+    tagger: Tagger = "auto",
     explain: Annotated[bool, typer.Option("--explain", "-e", help="Add the model's words.")] = False,
+    language: Annotated[str | None, typer.Option(help="Language of the words, such as German.")] = None,
     max_words: Annotated[int, typer.Option(min=1, max=4096, help="Most tokens of the words.")] = 64,
     regions: Annotated[
         bool, typer.Option("--regions", help="Ask about every tile alone; say which look fake.")
@@ -54,7 +57,10 @@ def detect(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write one JSON line a file here.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out: what has a verdict is left out.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report here.")] = None,
-    masks: Annotated[Path | None, typer.Option(help="Write mask and overlay PNGs of suspicious tiles here.")] = None,
+    mask: Annotated[
+        bool | None, typer.Option("--mask/--no-mask", help="Draw where; default: for --masks and --report.")
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="Write mask, probability and overlay PNGs here.")] = None,
     fakeshield: Annotated[bool, typer.Option("--fakeshield", help="Add FakeShield's keys: image, outputs.")] = False,
     calibration: Annotated[Path | None, typer.Option(help="A file from 'ivdetect calibrate --out'.")] = None,
     frames: Frames = 8,
@@ -80,10 +86,11 @@ def detect(
     ray_workers: RayWorkers = 0,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show notes, timings and frames.")] = False,
 ) -> None:
-    """Judge pictures and clips: score, decision, and words when asked for.
+    """Judge pictures and clips: score, decision, kind, and words and a mask when asked for.
 
     \b
       ivdetect detect photo.jpg --explain
+      ivdetect detect photo.jpg --explain --language German --masks masks/
       ivdetect detect folder/ --out results.jsonl --resume --report report.html
       find . -name '*.jpg' | ivdetect detect - --json
       ivdetect detect --questions test.jsonl --explain --fakeshield --out answers.jsonl
@@ -98,7 +105,7 @@ def detect(
 
     command = DetectCommand(
         explain=explain,
-        regions=regions or masks is not None,
+        regions=regions,
         frames=frames,
         batch_size=batch_size,
         workers=workers,
@@ -107,6 +114,8 @@ def detect(
         resume=resume,
         report=report,
         masks=masks,
+        mask=mask,
+        language=language,
         fakeshield=fakeshield,
         calibration=calibration,
         verbose=verbose,
@@ -116,7 +125,7 @@ def detect(
     )
     options: dict[str, Any] = {"dtype": dtype, "device": device, "attn": attn, "quantize": quantize}
     options |= {"max_tiles": max_tiles, "tile_mode": tile_mode, "question": question, "word_tokens": max_words}
-    options |= {"provenance": not no_provenance, "trust": read_anchors(trust)}
+    options |= {"provenance": not no_provenance, "trust": read_anchors(trust), "tagger": tagger}
     raise typer.Exit(command.run(files or [], model, adapter, **options))
 
 
@@ -145,6 +154,7 @@ def report(
         Path | None, typer.Option("--out", "-o", help="Name in .html or .md, or a folder; default: ROWS.html.")
     ] = None,
     each: Annotated[bool, typer.Option("--each", help="Into a folder: also a page for every file.")] = False,
+    masks: Annotated[Path | None, typer.Option(help="The folder of 'ivdetect detect --masks': show them.")] = None,
 ) -> None:
     """Make a report of stored results. Pictures are shown where they can still be read.
 
@@ -154,8 +164,11 @@ def report(
     """
     from internvl_detect.detect.results_file import load_rows
     from internvl_detect.report.command import write
+    from internvl_detect.report.overlay import stored_layers
 
-    typer.echo(write(list(load_rows(rows)), out or rows.with_suffix(".html"), each=each))
+    loaded = list(load_rows(rows))
+    layers = stored_layers(loaded, masks) if masks else None
+    typer.echo(write(loaded, out or rows.with_suffix(".html"), each=each, layers=layers))
 
 
 @commands.command()

@@ -9,6 +9,9 @@ import typer
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Model folder, or nano (embedded).", envvar="WEIGHT_PATH")]
 Adapter = Annotated[str | None, typer.Option("--adapter", "-a", help="LoRA adapter folder; none: the base alone.")]
+Tagger = Annotated[
+    str, typer.Option(help="Domain tagger's folder; nano: the embedded one; none; auto: the embedded with nano.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Frames = Annotated[int, typer.Option(min=1, max=512, help="Frames of a clip to look at.")]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from internvl_detect.cli.options import Adapter, Device, Dtype, MaxTiles, Model
+from internvl_detect.cli.options import Adapter, Device, Dtype, MaxTiles, Model, Tagger
 
 serve = typer.Typer(help="Serve detection over HTTP, with a page.", invoke_without_command=True, rich_markup_mode=None)
 DataDir = Annotated[
@@ -21,6 +21,7 @@ def run_server(
     context: typer.Context,
     model: Model = "nano",
     adapter: Adapter = None,
+    tagger: Tagger = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all needs a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     data_dir: DataDir = DEFAULT_FOLDER,
@@ -104,7 +105,7 @@ def run_server(
 
             torch.set_num_threads(max(1, torch.get_num_threads() // lanes))
         fitted = read_calibration(calibration) if calibration else None
-        options: dict[str, Any] = {"device": device, "dtype": dtype, "max_tiles": max_tiles}
+        options: dict[str, Any] = {"device": device, "dtype": dtype, "max_tiles": max_tiles, "tagger": tagger}
         return Detector.from_pretrained(model, adapter, calibration=fitted, **options)
 
     run(settings, load, verbose=verbose)

@@ -19,7 +19,7 @@ def clip_score(scores: Sequence[float]) -> float:
     """
     if not scores:
         raise ValueError("no frames were scored")
-    odds = sorted((_logit(s) for s in scores), reverse=True)
+    odds = sorted((logit(s) for s in scores), reverse=True)
     top = odds[: max(1, math.ceil(len(odds) * TOP_SHARE))]
     return 1.0 / (1.0 + math.exp(-sum(top) / len(top)))
 
@@ -33,7 +33,7 @@ def synthetic_stretch(frames: Sequence[Frame], threshold: float = 0.5) -> Stretc
     best, best_run = 0.0, None
     total, start = 0.0, 0
     for at, frame in enumerate(frames):
-        gain = _logit(frame.score) - _logit(threshold)
+        gain = logit(frame.score) - logit(threshold)
         if total <= 0:
             total, start = 0.0, at
         total += gain
@@ -45,6 +45,7 @@ def synthetic_stretch(frames: Sequence[Frame], threshold: float = 0.5) -> Stretc
     return Stretch(run[0].time_s, run[-1].time_s, sum(f.score for f in run) / len(run))
 
 
-def _logit(score: float) -> float:
+def logit(score: float) -> float:
+    """The log odds of a score, which is kept a millionth away from 0 and 1."""
     inside = min(max(score, _EDGE), 1 - _EDGE)
     return math.log(inside / (1 - inside))

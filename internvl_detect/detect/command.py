@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from internvl_detect.verdict import Failure, Verdict
 
 @dataclass(frozen=True)
 class DetectCommand:
-    """What is to be done with each verdict."""
+    """What is to be done with each verdict. ``mask`` None: drawn for ``masks`` and ``report``, where that can be."""
 
     explain: bool = False
     regions: bool = False
@@ -32,6 +32,8 @@ class DetectCommand:
     resume: bool = False
     report: Path | None = None
     masks: Path | None = None
+    mask: bool | None = None
+    language: str | None = None
     fakeshield: bool = False
     calibration: Path | None = None
     verbose: bool = False
@@ -44,6 +46,8 @@ class DetectCommand:
 
         0 when every file has a verdict, 1 when some failed, the first failure's own code when all did.
         """
+        if self.language is not None and not self.explain:
+            raise ConfigError("--language without --explain", do="add --explain: it is the language of the words")
         if self.resume and self.out is None:
             raise ConfigError("--resume without --out", expected="the file to go on with", do="add --out FILE")
         files = self._files(arguments)
@@ -57,7 +61,8 @@ class DetectCommand:
             engine = self._engine(model, adapter, options)
             done: list[Verdict | Failure] = []
             codes: list[int] = []
-            rows = self._handled(self._judged(engine, left), results, done, codes)
+            layers: dict[str, bytes] = {}
+            rows = self._handled(self._judged(engine, left), results, done, codes, layers)
             if self.as_json:
                 for _, content in rows:
                     sys.stdout.buffer.write(encode_row(content))
@@ -69,7 +74,7 @@ class DetectCommand:
 
                 print_rows((row for row, _ in rows), Console(), verbose=self.verbose)
             if self.report:
-                self._write_report(done, engine)
+                self._write_report(done, engine, layers)
         return self._end(codes, bool(results and results.done))
 
     def _files(self, arguments: Sequence[str]) -> Sequence[str | Asked | Failure]:
@@ -87,6 +92,7 @@ class DetectCommand:
         results: ResultsFile | None,
         done: list[Verdict | Failure],
         codes: list[int],
+        layers: dict[str, bytes],
     ) -> Iterator[tuple[Verdict | Failure, dict[str, Any]]]:
         """The rows as they come, with their JSON form, each stored before it is shown."""
         for row, question in rows:
@@ -99,7 +105,11 @@ class DetectCommand:
 
                 write_masks(row, self.masks)
             if self.report:
-                done.append(row)
+                from internvl_detect.report.overlay import layer_of, without_masks
+
+                if layer := layer_of(row):
+                    layers[row.path] = layer
+                done.append(without_masks(row))
             yield row, content
 
     def _engine(self, model: str, adapter: str | None, options: dict[str, Any]) -> Engine:
@@ -119,10 +129,18 @@ class DetectCommand:
     ) -> Iterator[tuple[Verdict | Failure, str]]:
         """Each row with the question of its file, where a question file gave one."""
         rows_are_shown = not self.as_json and sys.stdout.isatty()  # then they are the progress
-        with progress_bar("judging", len(files), shown=not rows_are_shown) as step:
-            options = {"explain": self.explain, "frames": self.frames, "regions": self.regions}
+        shown = progress_bar("judging", len(files), shown=not rows_are_shown)
+        with shown as step, contextlib.ExitStack() as live:
+            wants = engine.draws and (self.masks is not None or self.report is not None)
+            mask = wants if self.mask is None else self.mask
+            tiles = self.regions or (self.masks is not None and not mask)
+            options: dict[str, Any] = {"explain": self.explain, "frames": self.frames, "regions": tiles}
+            options |= {"mask": mask, "language": self.language}
+            if self.explain and rows_are_shown and len(files) == 1 and engine.streams:
+                options["tell"] = live.enter_context(_live())
             rows = engine.rows(files, **options, batch_size=self.batch_size, workers=self.workers)
             for at, row in rows:
+                live.close()  # the words go, and come again below their verdict
                 step(1)
                 file = files[at]
                 yield row, file.question if isinstance(file, Asked) else ""
@@ -136,13 +154,16 @@ class DetectCommand:
             content |= {"image": row.path, "outputs": said}
         return content
 
-    def _write_report(self, rows: list[Verdict | Failure], engine: Engine) -> None:
+    def _write_report(self, rows: list[Verdict | Failure], engine: Engine, layers: dict[str, bytes]) -> None:
         from internvl_detect.report.command import write
+        from internvl_detect.report.overlay import stored_layers
 
         if self.out:  # with --resume the file holds more than this run judged
             rows = list(load_rows(self.out))
+            if self.masks:
+                layers = stored_layers(rows, self.masks) | layers
         with progress_bar("writing the report", None):
-            written = write(rows, self.report, engine.facts)  # type: ignore[arg-type]
+            written = write(rows, self.report, engine.facts, layers=layers)  # type: ignore[arg-type]
         _say(f"report: {written}")
 
     def _end(self, codes: list[int], some_before: bool) -> int:
@@ -154,6 +175,18 @@ class DetectCommand:
         if not failed:
             return EXIT_OK
         return failed[0] if len(failed) == len(codes) and not some_before else EXIT_SOME_FAILED
+
+
+@contextlib.contextmanager
+def _live() -> Iterator[Callable[[str], None]]:
+    """A line of the terminal that shows words while they come, and is gone at the end."""
+    from rich.live import Live
+    from rich.text import Text
+
+    from internvl_detect.report.words import visible
+
+    with Live(transient=True, refresh_per_second=12) as shown:
+        yield lambda words: shown.update(Text(visible(words)))
 
 
 def _key(file: str | Asked | Failure) -> str:

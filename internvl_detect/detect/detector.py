@@ -9,29 +9,31 @@ Not here: the model (``model``), reading files (``media``), showing verdicts (``
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import Image as PILImage
 
-from internvl_detect.detect.aggregate import synthetic_stretch
-from internvl_detect.detect.interface import Asks, Job, score_of
+from internvl_detect.detect.ahead import opened_ahead
+from internvl_detect.detect.forming import verdict_of
+from internvl_detect.detect.interface import Asks, Job, Wanted
 from internvl_detect.detect.question_rows import Asked
-from internvl_detect.errors import EXIT_INTERNAL, ConfigError, IvdetectError, MediaError
+from internvl_detect.errors import ConfigError
 from internvl_detect.media.cuts import Cut, CutPlan, Precut, Shown, different_frames, of_a_frame, one_tile, open_media
 from internvl_detect.media.image import Image, Limits
 from internvl_detect.media.provenance import provenance_of
 from internvl_detect.media.source import name_of
 from internvl_detect.media.tiles import TileSettings
-from internvl_detect.media.video import Clip, VideoLimits
+from internvl_detect.media.video import VideoLimits
 from internvl_detect.model.calibration import Calibration
 from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
-from internvl_detect.verdict import Failure, Frame, Label, Region, Verdict
+from internvl_detect.verdict import Failure, Verdict
 
 Media = str | Path | bytes | BinaryIO
 
@@ -40,7 +42,8 @@ class Detector:
     """A model with its settings and calibration, ready to judge.
 
     ``loaded`` is a LoadedModel, or whatever else has its ``name``, ``settings`` and ``tile_px``; ``asker`` then makes
-    who answers for it, from it, the calibration and the number of tokens of words.
+    who answers for it, from it, the calibration and the number of tokens of words. ``tagger`` is a DomainTagger, or
+    None: then there is no tag, no mask and no fused score.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Detector:
         word_tokens: int = 64,
         provenance: bool = True,
         trust: str | None = None,
+        tagger: Any = None,
     ) -> None:
         self.loaded = loaded
         self.tiles = tiles or loaded.settings.tiles
@@ -67,6 +71,11 @@ class Detector:
         if asker is None:
             from internvl_detect.detect.jobs import Asker as asker  # torch
         self.asker = asker(loaded, self.calibration, word_tokens)
+        self.looker: Any = None
+        if tagger is not None:
+            from internvl_detect.detect.looking import Looker  # torch
+
+            self.looker = Looker(tagger, loaded, self.calibration)
         self.limits, self.video_limits = limits, video_limits
         self.provenance, self.trust = provenance, trust
         if question is not None and not question.strip():
@@ -85,34 +94,66 @@ class Detector:
         quantize: str | None = None,
         max_tiles: int | None = None,
         tile_mode: str | None = None,
+        tagger: str | Path | None = "auto",
         **options: Any,
     ) -> Detector:
         """Load ``base`` ("nano" is the embedded model) with ``adapter``; see ``load_base`` for the rest.
 
         ``max_tiles`` and ``tile_mode`` override what is stored with the adapter. ``question`` replaces the standard
         ones; its answer "yes" must mean fake. ``provenance`` adds what the file says of its origin as evidence, and
-        lets a valid C2PA manifest that says "made by AI" decide; ``trust`` is PEM text of trusted C2PA anchors. Raises
-        CheckpointError, and ConfigError for settings that do not fit.
+        lets a valid C2PA manifest that says "made by AI" decide; ``trust`` is PEM text of trusted C2PA anchors.
+        ``tagger``: a domain tagger's folder, "nano" for the embedded one, None for none; "auto" is the embedded one
+        for the embedded model. Raises CheckpointError, and ConfigError for settings that do not fit.
         """
         from internvl_detect.model.checkpoint import load_base
+        from internvl_detect.model.embedded import resolve_tagger
+
+        folder = resolve_tagger(tagger, base)
 
         loaded = load_base(base, adapter=adapter, dtype=dtype, device=device, attn=attn, quantize=quantize)
         change: dict[str, Any] = {"max_tiles": max_tiles, "mode": tile_mode}
         tiles = dataclasses.replace(loaded.settings.tiles, **{k: v for k, v in change.items() if v is not None})
-        return cls(loaded, tiles=tiles, **options)
+        return cls(loaded, tiles=tiles, tagger=load_tagger(folder, loaded.device) if folder else None, **options)
 
-    def detect(self, media: Media, *, explain: bool = False, frames: int = 8, regions: bool = False) -> Verdict:
+    @property
+    def draws(self) -> bool:
+        """Whether there is a domain tagger, and so a mask for whoever wants one."""
+        return self.looker is not None
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What an answer depends on, beside the file: model, base, calibration and domain tagger."""
+        loaded = self.loaded
+        facts = {"model": loaded.name, "base": loaded.fingerprint, "calibration": self.calibration.to_dict()}
+        if self.looker is not None:
+            facts["domain tagger"] = f"{self.looker.tagger.name} {self.looker.tagger.fingerprint()}"
+        return facts
+
+    def detect(
+        self,
+        media: Media,
+        *,
+        explain: bool = False,
+        frames: int = 8,
+        regions: bool = False,
+        mask: bool = False,
+        language: str | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> Verdict:
         """Judge one picture or clip, given as a path, bytes or a binary file.
 
-        ``explain`` adds the model's words (for a clip: about its most suspicious frame); ``frames`` is how many frames
-        of a clip are looked at; ``regions`` asks about every tile of a picture alone and gives the suspicious ones.
-        Raises MediaError for what cannot be read.
+        ``explain`` adds the model's words (for a clip: about its most suspicious frame), in ``language`` where one is
+        named, and ``tell`` hears them while they come; ``frames`` is how many frames of a clip are looked at;
+        ``regions`` asks about every tile of a picture alone and gives the suspicious ones; ``mask`` draws where a
+        picture, or the frames of a clip that look edited, was changed: it needs a domain tagger.
+        Raises MediaError for what cannot be read, ConfigError for a mask without a tagger or an odd language.
         """
+        wanted = self._wanted(explain, mask, language, tell)
         job = self._open(media, frames, regions)
-        self.asker.ask([job], explain)
+        self._ask([job], wanted)
         if job.error is not None:
             raise job.error
-        return self._verdict(job)
+        return self._verdict(job, wanted)
 
     def detect_many(
         self,
@@ -121,6 +162,9 @@ class Detector:
         explain: bool = False,
         frames: int = 8,
         regions: bool = False,
+        mask: bool = False,
+        language: str | None = None,
+        tell: Callable[[str], None] | None = None,
         batch_size: int = 8,
         workers: int = 2,
     ) -> Iterator[Verdict | Failure]:
@@ -132,45 +176,43 @@ class Detector:
         """
         if batch_size < 1 or workers < 1:
             raise ConfigError(f"batch_size {batch_size}, workers {workers}", expected="at least 1 each")
-        source = iter(paths)
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        waiting: deque[tuple[str, Future[Job | Failure]]] = deque()
+        wanted = self._wanted(explain, mask, language, tell)
 
-        def read_ahead() -> None:
-            while len(waiting) < 2 * batch_size:
-                try:
-                    path = next(source)
-                except StopIteration:
-                    return
-                if isinstance(path, Failure):
-                    waiting.append((path.path, Future()))
-                    waiting[-1][1].set_result(path)
-                    continue
-                asked = path if isinstance(path, Asked) else Asked(str(path))
-                own = asked.own if explain else ""
-                waiting.append((asked.path, pool.submit(self._open, asked.path, frames, regions, own)))
+        def opening(asked: Asked) -> Job:
+            return self._open(asked.path, frames, regions, asked.own if explain else "")
 
-        try:
-            read_ahead()
-            while waiting:
-                batch: list[Job | Failure] = []
-                while waiting and len(batch) < batch_size:
-                    name, future = waiting.popleft()
-                    batch.append(_outcome(name, future))
-                    read_ahead()
-                yield from self.judge(batch, explain)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        with contextlib.closing(opened_ahead(paths, opening, workers=workers, ahead=2 * batch_size)) as opened:
+            while batch := list(islice(opened, batch_size)):
+                yield from self.judge(batch, wanted)
 
-    def judge(self, batch: Sequence[Job | Failure], explain: bool) -> list[Verdict | Failure]:
+    def judge(self, batch: Sequence[Job | Failure], wanted: Wanted) -> list[Verdict | Failure]:
         """Ask about jobs together; the verdicts in their order, failures passed on in their places."""
-        self.asker.ask([job for job in batch if isinstance(job, Job)], explain)
-        return [self._row(item) if isinstance(item, Job) else item for item in batch]
+        self._ask([job for job in batch if isinstance(job, Job)], wanted)
+        return [self._row(item, wanted) if isinstance(item, Job) else item for item in batch]
 
-    def _row(self, job: Job) -> Verdict | Failure:
+    def _wanted(self, explain: bool, mask: bool, language: str | None, tell: Callable[[str], None] | None) -> Wanted:
+        if mask and not self.draws:
+            raise ConfigError("a mask without a domain tagger", do="name one: --tagger FOLDER, or --tagger nano")
+        return Wanted(explain, mask, language, tell)
+
+    def _ask(self, jobs: Sequence[Job], wanted: Wanted) -> None:
+        """Tag, verdict, words, mask; ``error`` of each job that fails."""
+        if self.looker is not None:
+            self.looker.look(jobs)
+        self.asker.ask([job for job in jobs if job.error is None], wanted)
+        if self.looker is not None and wanted.mask:
+            self.looker.draw(jobs)
+
+    def _row(self, job: Job, wanted: Wanted) -> Verdict | Failure:
         if job.error is not None:
             return Failure(job.name, str(job.error), job.error.exit_code)
-        return self._verdict(job)
+        return self._verdict(job, wanted)
+
+    def _verdict(self, job: Job, wanted: Wanted) -> Verdict:
+        threshold = self.looker.masker.threshold if self.looker is not None else None
+        return verdict_of(
+            job, loaded=self.loaded, calibration=self.calibration, wanted=wanted, mask_threshold=threshold
+        )
 
     def _open(self, media: Media, frames: int, regions: bool, own: str = "") -> Job:
         """Decode one file and cut its tiles; runs in a thread. ``own``: a question of its own, for the words."""
@@ -186,131 +228,65 @@ class Detector:
             job.timings["provenance_s"] = time.perf_counter() - decoded
             decoded = time.perf_counter()
         if isinstance(opened, Image):
-            self._add_picture(job, opened, regions, own)
+            whole = Shown(opened.rgb, self.tiles)
+            self._add(job, [whole], alone=self._alone(job, whole) if regions else [], own=own)
         else:
-            self._add_clip(job, opened, own)
+            alone, single = of_a_frame(self.tiles, self.loaded.settings.frame_tiles), one_tile(self.tiles)
+            frames_alone = [Shown(frame, alone) for _, _, frame in different_frames(opened)]
+            self._add(job, frames_alone, together=[Shown(frame, single) for frame in opened.frames], own=own)
         job.timings["tile_s"] = time.perf_counter() - decoded
         return job
 
     def plan(self, frames: int, regions: bool) -> CutPlan:
         """How another process is to cut a file for this model; ``job_of`` takes what it cuts."""
         whole = self.loaded.settings.clip_score == "prompt"
-        return CutPlan(self.tiles, self.loaded.settings.frame_tiles, frames, regions, whole)
+        return CutPlan(self.tiles, self.loaded.settings.frame_tiles, frames, regions, whole, own=self.draws)
 
     def job_of(self, name: str, cut: Cut) -> Job:
         """What is asked about a file that another process opened and cut by ``plan``."""
         job = Job(name, cut, [], [], list(cut.boxes), {}, origin=cut.origin)
-        if cut.kind == "image":
-            self._add(job, "picture", self.image_question, Precut(cut.parts[0]))
-            for at in cut.alone:
-                self._add(job, "tile", self.image_question, Precut(cut.parts[0][at : at + 1]))
-            return job
-        if cut.whole:
-            job.requests.append(self.asker.question(self.video_question, [Precut(p) for p in cut.whole], video=True))
-            job.roles.append("clip")
-        for part in cut.parts:
-            self._add(job, "frame", self.image_question, Precut(part))
+        parts = [Precut(part, boxes) for part, boxes in zip(cut.parts, cut.tile_boxes, strict=True)]
+        alone = [Precut(cut.parts[0][at : at + 1]) for at in cut.alone]
+        self._add(job, parts, alone=alone, together=[Precut(part) for part in cut.whole])
         return job
 
-    def _add_picture(self, job: Job, image: Image, regions: bool, own: str) -> None:
-        whole = Shown(image.rgb, self.tiles)
-        if own:
-            job.own = self.asker.question(own, [whole])
-        self._add(job, "picture", self.image_question, whole)
-        if not regions:
-            return
-        single = one_tile(self.tiles)
+    def _alone(self, job: Job, whole: Shown) -> list[Shown]:
+        """The tiles of a picture, to be asked about one by one; their boxes go to the job."""
+        found, single = [], one_tile(self.tiles)
         for at, box in enumerate(whole.tiles.boxes_xyxy):
             if len(whole.tiles) == 1 or not whole.tiles.is_thumbnail[at]:
-                tile = PILImage.fromarray(whole.tiles.pixels[at])
-                self._add(job, "tile", self.image_question, Shown(tile, single))
+                found.append(Shown(PILImage.fromarray(whole.tiles.pixels[at]), single))
                 left, top, right, bottom = box
                 job.boxes.append((round(left), round(top), round(right), round(bottom)))
+        return found
 
-    def _add_clip(self, job: Job, clip: Clip, own: str) -> None:
-        alone = of_a_frame(self.tiles, self.loaded.settings.frame_tiles)
-        single = one_tile(self.tiles)
-        together = [Shown(frame, single) for frame in clip.frames]
-        if self.loaded.settings.clip_score == "prompt":
+    def _add(
+        self,
+        job: Job,
+        parts: Sequence[Shown | Precut],
+        *,
+        alone: Sequence[Shown | Precut] = (),
+        together: Sequence[Shown | Precut] = (),
+        own: str = "",
+    ) -> None:
+        """Put a file's requests in order: a clip as a whole (``together``), its picture or frames, tiles ``alone``."""
+        clip = job.media.kind == "video"
+        if together and self.loaded.settings.clip_score == "prompt":
             job.requests.append(self.asker.question(self.video_question, together, video=True))
             job.roles.append("clip")
         if own:
-            job.own = self.asker.question(own, together, video=True)
-        for _, _, frame in different_frames(clip):
-            self._add(job, "frame", self.image_question, Shown(frame, alone))
-
-    def _add(self, job: Job, role: str, question: str, shown: Shown | Precut) -> None:
-        job.requests.append(self.asker.question(question, [shown]))
-        job.roles.append(role)
-
-    def _verdict(self, job: Job) -> Verdict:
-        score = score_of(job)
-        probability = self.calibration.probability(score)
-        decision = self.calibration.decide(probability)
-        label: Label = job.kind_of_fake or "real"  # type: ignore[assignment]
-        notes = [*job.media.notes, *job.notes, *job.origin.notes]
-        if reason := job.origin.decides:
-            notes.insert(0, decided_by_record(decision, probability))
-            decision, label = "fake", reason.details["says"]
-        if self.loaded.settings.about:
-            notes.insert(0, self.loaded.settings.about)
-        if not self.calibration.fitted:
-            notes.append("not calibrated: the probability is the raw score and the thresholds are defaults")
-        frames, stretch = _frames(job), None
-        if frames:
-            stretch = synthetic_stretch(frames) if probability >= self.calibration.low else None
-        return Verdict(
-            path=job.name,
-            kind=job.media.kind,
-            score=score,
-            probability=probability,
-            decision=decision,
-            label=label,
-            model=self.loaded.name,
-            timings={k: round(v, 6) for k, v in job.timings.items()} | {"total_s": round(sum(job.timings.values()), 6)},
-            calibrated=self.calibration.fitted,
-            words=job.words,
-            frames=frames,
-            stretch=stretch,
-            regions=self._regions(job),
-            evidence=job.origin.evidence,
-            notes=tuple(notes),
-            width=job.media.width,
-            height=job.media.height,
-            sha256=job.media.sha256,
-        )
-
-    def _regions(self, job: Job) -> tuple[Region, ...]:
-        scores = job.scores("tile")
-        found = [Region(box, score) for box, score in zip(job.boxes, scores, strict=True)]
-        return tuple(sorted((r for r in found if self.calibration.probability(r.score) >= 0.5), key=lambda r: -r.score))
+            job.own = self.asker.question(own, together if clip else parts, video=clip)
+        for part in parts:
+            job.tile_boxes[len(job.requests)] = part.boxes
+            job.requests.append(self.asker.question(self.image_question, [part]))
+            job.roles.append("frame" if clip else "picture")
+        for tile in alone:
+            job.requests.append(self.asker.question(self.image_question, [tile]))
+            job.roles.append("tile")
 
 
-def decided_by_record(decision: str, probability: float) -> str:
-    """The note of a verdict that a signed record decided, with what the pixels alone would have given."""
-    return (
-        "decided by the file's valid Content Credentials (C2PA), which say that AI made it or a part of it; "
-        f"from the pixels alone it would be: {decision}, probability {probability:.3f}"
-    )
+def load_tagger(folder: Path, device: Any = "auto") -> Any:
+    """A DomainTagger; see its ``load``."""
+    from internvl_detect.model.domain_tag import DomainTagger  # torch
 
-
-def _frames(job: Job) -> tuple[Frame, ...]:
-    if isinstance(job.media, Image):
-        return ()
-    times = dict(zip(job.media.indices, job.media.times_s, strict=True))  # a short clip's frames are repeated
-    return tuple(Frame(i, t, s) for (i, t), s in zip(times.items(), job.scores("frame"), strict=True))
-
-
-def _outcome(name: str, future: Future[Job | Failure]) -> Job | Failure:
-    try:
-        return future.result()
-    except IvdetectError as error:
-        return Failure(name, str(error), error.exit_code)
-    except OSError as error:
-        wrapped = MediaError(f"{name} cannot be read ({error.strerror or error})", do="check the file")
-        return Failure(name, str(wrapped), wrapped.exit_code)
-    except (MemoryError, RecursionError) as error:
-        wrapped = MediaError(f"{name} cannot be held in memory ({type(error).__name__})", do="use a smaller file")
-        return Failure(name, str(wrapped), wrapped.exit_code)
-    except Exception as error:  # noqa: BLE001 - one file's bug must not lose the others' verdicts
-        return Failure(name, f"a bug in this program: {type(error).__name__}: {error}", EXIT_INTERNAL)
+    return DomainTagger.load(folder, device)

@@ -16,6 +16,7 @@ from internvl_detect.data.engine import DIED, cores
 from internvl_detect.data.engine_ray import start_ray, stream
 from internvl_detect.detect.question_rows import Asked
 from internvl_detect.errors import IvdetectError, ResourceError
+from internvl_detect.model.embedded import resolve_tagger
 from internvl_detect.verdict import Failure, Verdict
 
 WINDOW = 4096  # chunks that Ray is given at once; actors live as long as a window
@@ -34,20 +35,16 @@ class OnRay:
         gpus = int(ray.cluster_resources().get("GPU", 0)) if options.get("device") != "cpu" else 0
         self._each: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": 1}
         self.workers = workers or gpus or cores()
+        folder = resolve_tagger(options.get("tagger", "auto"), model)
+        self.draws, self.streams = folder is not None, False
+        options |= {"tagger": _anywhere(str(folder)) if folder else None}
         self._settings = (_anywhere(model), adapter and _anywhere(adapter), options)
 
     def rows(
-        self,
-        files: Sequence[str | Asked | Failure],
-        *,
-        explain: bool,
-        frames: int,
-        regions: bool,
-        batch_size: int,
-        workers: int,
+        self, files: Sequence[str | Asked | Failure], *, batch_size: int, workers: int, **asking: Any
     ) -> Iterator[tuple[int, Verdict | Failure]]:
         """See ``Engine``: in no order. ``workers`` threads of each actor decode ahead."""
-        asking = {"explain": explain, "frames": frames, "regions": regions, "workers": workers}
+        asking["workers"] = workers
         judge = (*self._settings, asking)
         chunks: list[list[int]] = [[]]
         for at, file in enumerate(files):

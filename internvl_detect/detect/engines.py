@@ -49,28 +49,31 @@ class Where:
 
 
 class Engine(Protocol):
-    """Judges files; ``facts`` stand in reports, ``notes`` are said once."""
+    """Judges files; ``facts`` stand in reports, ``notes`` are said once. ``draws``: whether it can draw masks.
+    ``streams``: whether the words of a single file can be heard as they come."""
 
     name: str
     notes: Sequence[str]
     facts: dict[str, Any]
+    draws: bool
+    streams: bool
 
     def rows(
-        self, files: Sequence[File], *, explain: bool, frames: int, regions: bool, batch_size: int, workers: int
+        self, files: Sequence[File], *, batch_size: int, workers: int, **asking: Any
     ) -> Iterator[tuple[int, Verdict | Failure]]:
-        """(place of the file in ``files``, its row), each once, as they come."""
+        """(place of the file in ``files``, its row), each once, as they come.
+
+        ``asking``: explain, frames, regions, mask and language, of ``Detector.detect``; and tell, where it streams.
+        """
 
 
 class OfDetector:
     """A Detector of this process: rows in order."""
 
-    def __init__(self, detector: Any) -> None:
+    def __init__(self, detector: Any, streams: bool = True) -> None:
+        self.draws, self.streams = detector.draws, streams
         self.detector, self.name, self.notes = detector, detector.loaded.name, detector.loaded.notes
-        self.facts = {
-            "model": self.name,
-            "base": detector.loaded.fingerprint,
-            "calibration": detector.calibration.to_dict(),
-        }
+        self.facts = detector.facts
 
     def rows(self, files: Sequence[File], **options: Any) -> Iterator[tuple[int, Verdict | Failure]]:
         """See ``Engine``."""
@@ -78,7 +81,12 @@ class OfDetector:
 
 
 class OfServer:
-    """A server of this program, by ``client``: ``IN_FLIGHT`` files are on their way at once, rows in order."""
+    """A server of this program, by ``client``: ``IN_FLIGHT`` files are on their way at once, rows in order.
+
+    Whether it draws masks or asks about tiles is its own business; regions come, the masks stay there.
+    """
+
+    draws, streams = True, False
 
     def __init__(self, url: str, token: str | None, timeout: float) -> None:
         from internvl_detect.client import Client
@@ -89,9 +97,13 @@ class OfServer:
         self.facts: dict[str, Any] = {"server": self.name}
 
     def rows(
-        self, files: Sequence[File], *, explain: bool, frames: int, regions: bool, batch_size: int, workers: int
+        self, files: Sequence[File], *, batch_size: int, workers: int, **asking: Any
     ) -> Iterator[tuple[int, Verdict | Failure]]:
         """See ``Engine``; ``batch_size`` and ``workers`` are the server's business."""
+        if asking.pop("language", None) is not None:
+            raise ConfigError("--language with --server", expected="the server's own", do="leave it out")
+        wanted = {"mask": asking.pop("mask", False) or asking.pop("regions", False)}
+        wanted |= {key: asking[key] for key in ("explain", "frames")}
         waiting: deque[tuple[int, Future[Verdict | Failure]]] = deque()
         source = enumerate(files)
         lost = 0
@@ -100,7 +112,7 @@ class OfServer:
             while True:
                 while len(waiting) < 2 * IN_FLIGHT and (item := next(source, None)) is not None:
                     at, file = item
-                    waiting.append((at, pool.submit(self._row, file, explain, frames, regions)))
+                    waiting.append((at, pool.submit(self._row, file, wanted)))
                 if not waiting:
                     return
                 at, future = waiting.popleft()
@@ -112,12 +124,12 @@ class OfServer:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _row(self, file: File, explain: bool, frames: int, regions: bool) -> Verdict | Failure:
+    def _row(self, file: File, wanted: dict[str, Any]) -> Verdict | Failure:
         if isinstance(file, Failure):
             return file
         path = str(file)
         try:
-            return self.client.detect(path, explain=explain, mask=regions, frames=frames)
+            return self.client.detect(path, **wanted)
         except ConfigError:
             raise  # a token or an option that is refused for every file
         except IvdetectError as error:
@@ -136,11 +148,12 @@ def open_engine(
 
     if where.server is not None:
         refused = {"--calibration": calibration, "--adapter": adapter, "--question": options.get("question")}
+        refused["--tagger"] = None if options.get("tagger") == "auto" else options.get("tagger")
         if named := [name for name, value in refused.items() if value is not None]:
             raise ConfigError(f"{named[0]} with --server", expected="the server's own", do="leave it out")
         return OfServer(where.server, token_of(where.token_env), where.timeout)
     if where.backend == "openai":
-        kept = {k: options[k] for k in ("max_tiles", "question", "word_tokens") if k in options}
+        kept = {k: options[k] for k in ("max_tiles", "question", "word_tokens", "tagger") if k in options}
         detector = open_served(
             where.url or "",
             served_model=where.served_model,
@@ -151,7 +164,7 @@ def open_engine(
             calibration=calibration,
             **kept,
         )
-        return OfDetector(detector)
+        return OfDetector(detector, streams=False)
     if where.engine == "ray":
         from internvl_detect.detect.engine_ray import OnRay
 

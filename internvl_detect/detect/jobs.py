@@ -1,6 +1,7 @@
-"""Files from tiles to log odds by the model in this process: grouped, asked, followed up for kind and words.
+"""Files from tiles to log odds by the model in this process: grouped, asked, followed up for kind, words and masks.
 
-Between ``detector`` (which opens files and forms verdicts) and ``model.answer`` (which runs one batch).
+Between ``detector`` (which opens files and forms verdicts) and ``model.answer`` (which runs one batch). A conversation
+stays in one cache: the standard question, then the one for reasons, then the one whose answer is ``<SEG>``.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from internvl_detect.detect.interface import Job, Shown, looks_fake
+from internvl_detect.detect.interface import Job, Shown, Wanted, answer_of, looks_fake, reason_question, to_draw
 from internvl_detect.errors import CheckpointError, IvdetectError, ResourceError
-from internvl_detect.model.answer import Answerer, Prefilled, Request
+from internvl_detect.model.answer import Answerer, Prefilled, Request, Tell
 from internvl_detect.model.calibration import Calibration
 from internvl_detect.model.checkpoint import LoadedModel
-from internvl_detect.model.prompts import encode_question
+from internvl_detect.model.prompts import encode_question, encode_turns
+from internvl_detect.model.seg import seg_id
+from internvl_detect.questions import SEGMENT_QUESTION
 
 PADDED_AT_MOST = 0.8  # the shortest prompt of a batch is at least this share of its longest
+NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
+Unit = tuple[Job, int]  # a job and the number of one of its requests
 
 
 class Asker:
@@ -26,6 +31,7 @@ class Asker:
 
     def __init__(self, loaded: LoadedModel, calibration: Calibration, word_tokens: int = 64) -> None:
         self.answerer, self.calibration, self.word_tokens = Answerer(loaded), calibration, word_tokens
+        self.seg = seg_id(loaded)
 
     def question(self, text: str, shown: Sequence[Shown], *, video: bool = False) -> Request:
         """Token ids and tiles; see ``Asks``."""
@@ -46,63 +52,63 @@ class Asker:
             video_last_newline=loaded.settings.video_last_newline,
         )
 
-    def ask(self, jobs: Sequence[Job], explain: bool) -> None:
+    def ask(self, jobs: Sequence[Job], wanted: Wanted) -> None:
         """All jobs in as few forwards as may be; where one of them fails, each alone."""
         try:
-            self._ask_together(jobs, explain)
+            self._ask_together(jobs, wanted)
         except IvdetectError as error:
             if len(jobs) == 1:
                 jobs[0].error = error
                 return
             for job in jobs:
-                self.ask([job], explain)
+                self.ask([job], wanted)
 
-    def _ask_together(self, jobs: Sequence[Job], explain: bool) -> None:
+    def _ask_together(self, jobs: Sequence[Job], wanted: Wanted) -> None:
         units = [(job, at) for job in jobs for at in range(len(job.requests))]
         for job in jobs:
             job.odds = [0.0] * len(job.requests)
         limit = max((len(job.requests[0].tiles) for job in jobs), default=1) * max(len(jobs), 1)
         for group in groups_of(units, limit):
-            self._ask_group(group, explain)
+            self._ask_group(group, wanted)
         for job in jobs:  # a clip's words are about its worst frame, which is known only now
             if job.media.kind == "video":
-                began = time.perf_counter()
-                if explain or looks_fake(job, self.calibration):
-                    self._follow_up(self.answerer.prefill([job.requests[job.worst_frame()]]), [job], explain)
-                    job.timings["words_s"] = job.timings.get("words_s", 0.0) + time.perf_counter() - began
-        if explain:
-            self._answer_own([job for job in jobs if job.own is not None])
+                self._follow_clip(job, wanted)
+        if wanted.explain:
+            self._answer_own([job for job in jobs if job.own is not None], wanted)
 
-    def _answer_own(self, jobs: list[Job]) -> None:
+    def _answer_own(self, jobs: list[Job], wanted: Wanted) -> None:
         """Words for files that have a question of their own."""
         if not jobs:
             return
         began = time.perf_counter()
         try:
-            answers = self.answerer.words(self.answerer.prefill([job.own for job in jobs if job.own]), self.word_tokens)
-        except (torch.OutOfMemoryError, MemoryError) as error:
+            state = self.answerer.prefill([job.own for job in jobs if job.own])
+            answers = self.answerer.words(state, self.word_tokens, _tell(wanted, len(jobs)))
+        except NO_MEMORY as error:
             if len(jobs) == 1:
                 raise _too_large(jobs[0]) from error
             half = len(jobs) // 2
-            self._answer_own(jobs[:half])
-            self._answer_own(jobs[half:])
+            self._answer_own(jobs[:half], wanted)
+            self._answer_own(jobs[half:], wanted)
             return
         for job, words in zip(jobs, answers, strict=True):
             job.words = words
-            job.timings["words_s"] = job.timings.get("words_s", 0.0) + (time.perf_counter() - began) / len(jobs)
+            job.add_s("words_s", (time.perf_counter() - began) / len(jobs))
 
-    def _ask_group(self, group: list[tuple[Job, int]], explain: bool) -> None:
-        began = time.perf_counter()
-        pictures = [row for row, (job, at) in enumerate(group) if job.roles[at] == "picture"]
+    def _ask_group(self, group: list[Unit], wanted: Wanted) -> None:
         try:
-            state = self.answerer.prefill([job.requests[at] for job, at in group], keep_cache=bool(pictures))
-        except (torch.OutOfMemoryError, MemoryError) as error:
+            self._ask_batch(group, wanted)
+        except NO_MEMORY as error:
             if len(group) == 1:
                 raise _too_large(group[0][0]) from error
             half = len(group) // 2
-            self._ask_group(group[:half], explain)
-            self._ask_group(group[half:], explain)
-            return
+            self._ask_group(group[:half], wanted)
+            self._ask_group(group[half:], wanted)
+
+    def _ask_batch(self, group: list[Unit], wanted: Wanted) -> None:
+        began = time.perf_counter()
+        pictures = [row for row, (job, at) in enumerate(group) if job.roles[at] == "picture"]
+        state = self.answerer.prefill([job.requests[at] for job, at in group], keep_cache=bool(pictures))
         odds = state.log_odds.tolist()
         spent = (time.perf_counter() - began) / len(group)
         for (job, at), value in zip(group, odds, strict=True):
@@ -113,25 +119,70 @@ class Asker:
                     do="use --dtype float32 or bfloat16; else download the weights again",
                 )
             job.odds[at] = value
-            job.timings["model_s"] = job.timings.get("model_s", 0.0) + spent
-        began = time.perf_counter()
-        if pictures:
-            rows = pictures if explain else [r for r in pictures if looks_fake(group[r][0], self.calibration)]
-            if rows:
-                jobs = [group[r][0] for r in rows]
-                self._follow_up(state.select(rows) if len(rows) < len(group) else state, jobs, explain)
-                spent = (time.perf_counter() - began) / len(rows)
-                for job in jobs:
-                    job.timings["words_s"] = spent
+            job.add_s("model_s", spent)
+        all_of_them = wanted.explain or self._marks(wanted)
+        rows = pictures if all_of_them else [r for r in pictures if looks_fake(group[r][0], self.calibration)]
+        if rows:
+            chosen = state.select(rows) if len(rows) < len(group) else state
+            self._follow_up(chosen, [group[r] for r in rows], wanted)
 
-    def _follow_up(self, state: Prefilled, jobs: list[Job], explain: bool) -> None:
-        """Kind of fake for those that look fake, and words when asked for, from one prefilled batch."""
+    def _follow_clip(self, job: Job, wanted: Wanted) -> None:
+        """Kind and words of the worst frame, and marks on the frames that get a mask."""
+        worst, marked = job.worst_frame(), []
+        if self._marks(wanted):
+            marked = [(job, job.looked[k]) for k in to_draw(job, self.calibration)]
+        try:
+            if wanted.explain or looks_fake(job, self.calibration):
+                began = time.perf_counter()
+                state = self.answerer.prefill([job.requests[worst]])
+                job.add_s("words_s", time.perf_counter() - began)
+                self._follow_up(state, [(job, worst)], Wanted(wanted.explain, False, wanted.language, wanted.tell))
+            if marked:
+                state = self.answerer.prefill([job.requests[at] for _, at in marked])
+                self._mark(state, marked, [answer_of(odds) for odds in state.log_odds.tolist()])
+        except NO_MEMORY as error:
+            raise _too_large(job) from error
+
+    def _marks(self, wanted: Wanted) -> bool:
+        return wanted.mask and self.seg is not None
+
+    def _follow_up(self, state: Prefilled, units: list[Unit], wanted: Wanted) -> None:
+        """Kind of fake for those that look fake, then words and marks where they are wanted, from one batch."""
+        began = time.perf_counter()
+        jobs = [job for job, _ in units]
         fakes = [row for row, job in enumerate(jobs) if looks_fake(job, self.calibration)]
         for row, kind in zip(fakes, self.answerer.kinds(state, fakes), strict=True):
             jobs[row].kind_of_fake = kind
-        if explain and any(job.own is None for job in jobs):
-            for job, words in zip(jobs, self.answerer.words(state, self.word_tokens), strict=True):
-                job.words = words
+        answers: Sequence[str | Sequence[int]] = [answer_of(odds) for odds in state.log_odds.tolist()]
+        if wanted.explain and any(job.own is None for job in jobs):
+            asked = [reason_question(job, at, wanted) for job, at in units]
+            if asked[0] is not None:
+                encode, tokens = encode_turns, self.answerer.tokenizer
+                turns = [encode(tokens, said, text or "") for said, text in zip(answers, asked, strict=True)]
+                state = self.answerer.follow(state, turns)
+            answers = self.answerer.said(state, self.word_tokens, _tell(wanted, len(jobs)))
+            for job, ids in zip(jobs, answers, strict=True):
+                job.words = self.answerer.text(ids)
+        for job in jobs:
+            job.add_s("words_s", (time.perf_counter() - began) / len(jobs))
+        if self._marks(wanted):
+            self._mark(state, units, answers)
+
+    def _mark(self, state: Prefilled, units: list[Unit], answers: Sequence[str | Sequence[int]]) -> None:
+        """Let the conversation come to ``<SEG>``, and keep what a mask is drawn from."""
+        began = time.perf_counter()
+        turns = [
+            [*encode_turns(self.answerer.tokenizer, answer, SEGMENT_QUESTION), self.seg or 0] for answer in answers
+        ]
+        state = self.answerer.follow(state, turns)
+        for row, (job, at) in enumerate(units):
+            job.marks[at] = state.hidden[row], state.tiles[row][: len(job.tile_boxes[at])]
+            job.add_s("mask_s", (time.perf_counter() - began) / len(units))
+
+
+def _tell(wanted: Wanted, rows: int) -> Tell | None:
+    told = wanted.tell
+    return None if told is None or rows != 1 else lambda texts: told(texts[0])
 
 
 def _too_large(job: Job) -> ResourceError:
@@ -139,13 +190,13 @@ def _too_large(job: Job) -> ResourceError:
     return ResourceError(f"memory ran out on {job.name}", do=advice)
 
 
-def groups_of(units: list[tuple[Job, int]], max_tiles: int) -> Iterator[list[tuple[Job, int]]]:
+def groups_of(units: list[Unit], max_tiles: int) -> Iterator[list[Unit]]:
     """Requests of like length together, as many as ``max_tiles`` tiles hold; pictures keep to batches of their own.
 
     No prompt is padded by more than a fifth: padding costs what tokens cost, and a few pictures fill a device as well.
     """
     order = sorted(units, key=lambda u: (u[0].roles[u[1]] != "picture", -len(u[0].requests[u[1]].input_ids)))
-    group: list[tuple[Job, int]] = []
+    group: list[Unit] = []
     tiles = 0
     for job, at in order:
         size = len(job.requests[at].tiles)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
-from internvl_detect.detect.interface import Job, Shown, looks_fake
+from internvl_detect.detect.interface import Job, Shown, Wanted, answer_of, looks_fake, reason_question
 from internvl_detect.detect.top_logprobs import TOP, Cut, FirstToken, first_token, listed_tokens
 from internvl_detect.errors import ConfigError, IvdetectError, ServerError
 from internvl_detect.http_calls import Caller, json_body
@@ -98,8 +98,8 @@ class OpenAIAsker:
             counts.append(tiles)
         return Question((*parts, text), self._tokens(text, counts, video))
 
-    def ask(self, jobs: Sequence[Job], explain: bool) -> None:
-        """All requests of all jobs at once, then those for words."""
+    def ask(self, jobs: Sequence[Job], wanted: Wanted) -> None:
+        """All requests of all jobs at once, then those for words, which come whole and are not told of on the way."""
         units = [(job, at) for job in jobs for at in range(len(job.requests))]
         for job in jobs:
             job.odds = [0.0] * len(job.requests)
@@ -107,8 +107,8 @@ class OpenAIAsker:
         good = [job for job in jobs if job.error is None]
         for job in good:
             job.kind_of_fake = UNKNOWN_KIND if looks_fake(job, self.calibration) else None
-        if explain:
-            list(self._pool.map(self._say, good))
+        if wanted.explain:
+            list(self._pool.map(lambda job: self._say(job, wanted), good))
         if len(jobs) > 1 and not good and all(isinstance(job.error, ServerError) for job in jobs):
             models(self.served.caller)  # raises, and so ends the run, when the server is gone
 
@@ -144,11 +144,13 @@ class OpenAIAsker:
             self._temperature = 1.0
         return found, self._check(question, answer)
 
-    def _say(self, job: Job) -> None:
+    def _say(self, job: Job, wanted: Wanted) -> None:
         began = time.perf_counter()
-        request = job.requests[job.worst_frame() if isinstance(job.media, Clip) else 0]
+        at = job.worst_frame() if isinstance(job.media, Clip) else 0
+        why = reason_question(job, at, wanted) if job.own is None else None
+        turns = (answer_of(job.odds[at]), why) if why is not None else ()
         try:
-            answer = self._complete(job.own or request, self.word_tokens, 0.0, {})
+            answer = self._complete(job.own or job.requests[at], self.word_tokens, 0.0, {}, turns)
             said = _choice(answer).get("message")
             words = said.get("content") if isinstance(said, dict) else None
             if not isinstance(words, str):
@@ -158,7 +160,15 @@ class OpenAIAsker:
             job.error = error
         job.timings["words_s"] = time.perf_counter() - began
 
-    def _complete(self, question: Question, max_tokens: int, temperature: float, more: dict[str, Any]) -> Any:
+    def _complete(
+        self,
+        question: Question,
+        max_tokens: int,
+        temperature: float,
+        more: dict[str, Any],
+        turns: tuple[str, ...] = (),
+    ) -> Any:
+        """``turns``: what the model answered, and what it is asked then."""
         content = [
             {"type": "text", "text": part}
             if isinstance(part, str)
@@ -169,6 +179,8 @@ class OpenAIAsker:
             for part in question.parts
         ]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        roles = ("assistant", "user")
+        messages += [{"role": role, "content": text} for role, text in zip(roles, turns, strict=False)]
         if self.served.settings.system_message:
             messages.insert(0, {"role": "system", "content": self.served.settings.system_message})
         body = {"model": self.served.name, "messages": messages, "max_tokens": max_tokens, "temperature": temperature}

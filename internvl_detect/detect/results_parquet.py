@@ -139,7 +139,8 @@ def schema() -> Any:
     columns |= {"calibrated": pa.bool_(), "words": text, "frames": pa.list_(frame), "stretch": stretch}
     columns |= {"regions": pa.list_(region), "evidence": pa.list_(evidence), "notes": pa.list_(text)}
     columns |= {"width": whole, "height": whole, "sha256": text, "error": text, "exit_code": whole}
-    columns |= {"reasons": reasons, "domain_tag": text, "tag_probabilities": pa.map_(text, real), "mask_share": real}
+    columns |= {"reasons": reasons, "domain_tag": text, "tag_probabilities": pa.map_(text, real)}
+    columns |= dict.fromkeys(("mask_share", "mask_threshold"), real)
     columns |= dict.fromkeys(("question", "image", "outputs"), text)
     return pa.schema(list(columns.items()))
 

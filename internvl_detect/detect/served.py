@@ -13,10 +13,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from internvl_detect.detect.detector import Detector
+from internvl_detect.detect.detector import Detector, load_tagger
 from internvl_detect.detect.openai_asker import OpenAIAsker, Served, models
 from internvl_detect.errors import ConfigError
 from internvl_detect.http_calls import Caller
+from internvl_detect.model.embedded import resolve_tagger
 from internvl_detect.model.folder import read_json
 from internvl_detect.model.settings import AdapterSettings
 from internvl_detect.model.tokenizer import build_tokenizer
@@ -34,13 +35,15 @@ def open_served(
     token: str | None = None,
     timeout: float = 120.0,
     max_tiles: int | None = None,
+    tagger: str | Path | None = None,
     **options: Any,
 ) -> Detector:
     """Ask the server at ``url`` (it ends in /v1); ``served_model`` is its name there, the first one by default.
 
     ``model`` is the folder of the served checkpoint, as ``merge`` or ``convert`` wrote it: its settings, its
     calibration, and its tokenizer, with which the server's prompts are checked; weights are not read. ``adapter``
-    gives settings and calibration instead. With neither, InternVL2's own settings hold: 12 tiles and a thumbnail.
+    gives settings and calibration instead. ``tagger``, a domain tagger's folder, looks at the pictures here (with
+    torch). With neither, InternVL2's own settings hold: 12 tiles and a thumbnail.
     Raises ServerError when the server cannot be asked, ConfigError for settings that no server can follow.
     """
     folder = Path(model) if model is not None else None
@@ -64,7 +67,8 @@ def open_served(
         served.notes.append("without the folder of the checkpoint (--model) the server's prompts are not checked")
     if settings.clip_score == "prompt" and not settings.video_last_newline:
         served.notes.append("clips: servers put a newline after the last frame, and this adapter was trained without")
-    return Detector(served, asker=OpenAIAsker, **options)
+    folder = resolve_tagger(tagger, model or url)
+    return Detector(served, asker=OpenAIAsker, tagger=load_tagger(folder) if folder else None, **options)
 
 
 def token_of(variable: str | None) -> str | None:

@@ -35,10 +35,14 @@ def equalise(
     """The middle square of the RGB picture, native pixels where it has them, compressed once as JPEG.
 
     The square has ``side_px`` or the picture's shorter side, whichever is less; with ``exact`` a smaller picture is
-    grown (bicubic), so that every picture has one size. ``rng`` draws the quality.
+    grown (bicubic), so that every picture has one size. ``rng`` draws the quality, which is noted in
+    ``info["file"]`` for the baseline that looks at a file's outside alone.
     """
     rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
-    return jpeg(square(rgb, side_px, exact=exact), quality=int(rng.integers(quality[0], quality[1] + 1)))
+    drawn = int(rng.integers(quality[0], quality[1] + 1))
+    made = jpeg(square(rgb, side_px, exact=exact), quality=drawn)
+    made.info["file"] = {"format": "JPEG", "mode": "RGB", "quality": drawn}
+    return made
 
 
 def square(picture: PILImage.Image, side_px: int, *, exact: bool = False) -> PILImage.Image:

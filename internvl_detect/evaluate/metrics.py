@@ -65,7 +65,7 @@ def f1(c: Counts) -> float:
     return _share(2 * c.tp, 2 * c.tp + c.fp + c.fn)
 
 
-def auc(scores: Sequence[float], labels: Sequence[int]) -> float:
+def auc(scores: Sequence[float] | np.ndarray, labels: Sequence[int] | np.ndarray) -> float:
     """Area under the ROC curve: the chance that a fake scores above a real one, ties counting half. NaN with one class.
 
     By ranks (Mann-Whitney U with mid-ranks), exact with any number of ties, O(N log N).
@@ -122,7 +122,7 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else math.nan
 
 
-def _checked(scores: Sequence[float], labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _checked(scores: Sequence[float] | np.ndarray, labels: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     s, y = np.asarray(scores, dtype=np.float64).reshape(-1), np.asarray(labels).reshape(-1)
     if s.shape != y.shape:
         raise DataError(f"{s.size} scores and {y.size} labels", expected="as many of one as of the other")

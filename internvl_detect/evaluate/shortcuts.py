@@ -122,7 +122,7 @@ def fit(features: Features, fake: Array) -> ShortcutModel:
             n, of_fake = np.bincount(codes, minlength=len(names)), np.bincount(codes, y, minlength=len(names))
             rate = (of_fake + _PRIOR * mean) / (n + _PRIOR)
             weights = np.log(rate / (1 - rate)) - prior
-            learnt[name].append((edges, {names[i]: float(weights[i]) for i in np.flatnonzero(n)}))
+            learnt[name].append((edges, {names[i]: float(weights[i]) for i in np.flatnonzero(n).tolist()}))
     return ShortcutModel(prior, learnt)
 
 
@@ -208,7 +208,7 @@ def auc_by_folds(scores: Array, fake: Array, folds: Array, groups: Array, level:
     pull = np.zeros(int(where.max()) + 1)
     for part, weight, value in zip(parts, weights, values, strict=True):
         np.add.at(pull, where[part], weight * _pull(scores[part], fake[part], value))
-    n = np.count_nonzero(np.bincount(where))
+    n = int(np.count_nonzero(np.bincount(where)))
     shared = 1 + FOLDS / (FOLDS - 1)
     spread = math.sqrt(float((pull**2).sum()) * n / max(1, n - 1) * shared)
     reach = NormalDist().inv_cdf((1 + level) / 2) * spread

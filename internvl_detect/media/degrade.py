@@ -149,7 +149,14 @@ def degrade(rgb: PILImage.Image, operation: str, **parameters: Any) -> PILImage.
 
 
 def augment(rgb: PILImage.Image, rng: np.random.Generator) -> PILImage.Image:
-    """The training policy: crop, flip, resize, light blur, JPEG, each by its own chance, in this order.
+    """The training policy: crop, flip, resize, light blur, JPEG, each by its own chance, in this order."""
+    return augment_with_mask(rgb, None, rng)[0]
+
+
+def augment_with_mask(
+    rgb: PILImage.Image, mask: PILImage.Image | None, rng: np.random.Generator
+) -> tuple[PILImage.Image, PILImage.Image | None]:
+    """``augment``, and what becomes of the picture's mask (mode L, 0 or 255): cropped, flipped and resized alike.
 
     Every chance and amount is drawn whether it is used or not, so that what a seed means for one step does not hang on
     the steps before it.
@@ -159,16 +166,18 @@ def augment(rgb: PILImage.Image, rng: np.random.Generator) -> PILImage.Image:
     factor, radius = rng.uniform(*RESIZE_FACTOR), rng.uniform(*BLUR_RADIUS)
     quality = int(rng.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1))
     if use[0] < CROP_P:
-        rgb = crop(rgb, box_xyxy=_crop_box(rgb.size, keep, place))
+        box = _crop_box(rgb.size, keep, place)
+        rgb, mask = crop(rgb, box_xyxy=box), mask and mask.crop(box)
     if use[1] < FLIP_P:
-        rgb = flip(rgb)
+        rgb, mask = flip(rgb), mask and flip(mask)
     if use[2] < RESIZE_P and min(rgb.size) * factor >= LEAST_PX and rgb.width * rgb.height * factor**2 <= MOST_PIXELS:
         rgb = resize(rgb, factor=factor)
+        mask = mask and mask.resize(rgb.size, PILImage.Resampling.BOX).point(lambda level: 255 * (level >= 128))
     if use[3] < BLUR_P:
         rgb = blur(rgb, radius=radius)
     if use[4] < JPEG_P and max(rgb.size) <= 65_500:  # what a JPEG can hold
         rgb = jpeg(rgb, quality=quality)
-    return rgb
+    return rgb, mask
 
 
 def _crop_box(size: tuple[int, int], keep: np.ndarray, place: np.ndarray) -> tuple[int, int, int, int]:

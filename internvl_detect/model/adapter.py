@@ -22,6 +22,7 @@ from internvl_detect.errors import AdapterError
 from internvl_detect.model.folder import FLOATS, Shards, open_shards, read_json
 from internvl_detect.model.lora_names import is_native, strip_native, to_native
 from internvl_detect.model.mask_files import has_mask, load_mask
+from internvl_detect.model.parts import base_of
 from internvl_detect.model.save import whole_folder
 from internvl_detect.model.settings import FILE, AdapterSettings, adapter_label
 
@@ -83,6 +84,23 @@ def attach_adapter(loaded: LoadedModel, folder: Path, *, trainable: bool = False
             expected="a base without one",
             do="leave --adapter out, or give the base that it was merged into",
         )
+    settings = put_adapter(loaded, folder)
+    if settings:
+        loaded.settings = settings
+    else:  # the base's calibration was not fitted on this adapter
+        loaded.settings = dataclasses.replace(loaded.settings, calibration=None)
+        loaded.notes.append(f"the adapter in {folder} has no {FILE}: asked with the base's tiling, and not calibrated")
+    load_mask(loaded.model, folder)
+    loaded.name += f"+{adapter_label(folder)}"
+    for name, parameter in loaded.model.named_parameters():
+        parameter.requires_grad_(trainable and ".lora_" in name)
+
+
+def put_adapter(loaded: LoadedModel, folder: Path, name: str = "default") -> AdapterSettings | None:
+    """Put a stored adapter's LoRA layers on a loaded base, in place, as PEFT's adapter ``name``; give its settings.
+
+    A second one is not switched on. Raises AdapterError as ``attach_adapter``.
+    """
     file = folder / "adapter_config.json"
     said = read_json(file) if file.is_file() else {}
     if said.get("peft_type") != "LORA":
@@ -115,16 +133,8 @@ def attach_adapter(loaded: LoadedModel, folder: Path, *, trainable: bool = False
             f"{folder}/adapter_config.json has a wrong use_rslora or alpha_pattern", expected="PEFT's own"
         )
     share = settings.share_qkv_a if settings else not native
-    _attach(loaded, factors, alpha, dropout, bool(said.get("use_rslora")), share, said)
-    if settings:
-        loaded.settings = settings
-    else:  # the base's calibration was not fitted on this adapter
-        loaded.settings = dataclasses.replace(loaded.settings, calibration=None)
-        loaded.notes.append(f"the adapter in {folder} has no {FILE}: asked with the base's tiling, and not calibrated")
-    load_mask(loaded.model, folder)
-    loaded.name += f"+{adapter_label(folder)}"
-    for name, parameter in loaded.model.named_parameters():
-        parameter.requires_grad_(trainable and ".lora_" in name)
+    _attach(loaded, factors, alpha, dropout, bool(said.get("use_rslora")), share, said, name)
+    return settings
 
 
 def attach_inner_lora(loaded: LoadedModel, config: Mapping[str, Any], shards: Shards) -> None:
@@ -202,14 +212,15 @@ def _attach(
     rslora: bool,
     share: bool,
     said: Mapping[str, Any],
+    name: str = "default",
 ) -> None:
-    """Wrap the base with LoRA on just the modules that ``factors`` names and give each its tensors, strictly."""
+    """Put LoRA on just the modules that ``factors`` names and give each its tensors, strictly."""
     from peft import LoraConfig
 
     from internvl_detect.model.lora_layers import share_qkv
 
     modules = sorted({name.rpartition(".")[0] for name in factors})
-    present = dict(loaded.model.named_modules())
+    present = dict(base_of(loaded.model).named_modules())
     for module in modules:
         a, b = factors.get(f"{module}.lora_A"), factors.get(f"{module}.lora_B")
         linear = present.get(module)
@@ -241,27 +252,31 @@ def _attach(
         task_type="CAUSAL_LM",
         **patterns,
     )
-    loaded.model = _wrap(loaded.model, config)
+    loaded.model = _wrap(loaded.model, config, name)
     wrapped = loaded.model.get_base_model()
     with torch.no_grad():
         for module in modules:
             layer = wrapped.get_submodule(module)
             for side in "AB":
-                weight = getattr(layer, f"lora_{side}")["default"].weight
+                weight = getattr(layer, f"lora_{side}")[name].weight
                 weight.copy_(factors[f"{module}.lora_{side}"].to(weight.dtype))
     if share and _one_a(factors):
-        share_qkv(loaded.model)
+        share_qkv(loaded.model, name)
     loaded.model.requires_grad_(False)
 
 
-def _wrap(model: Any, config: Any) -> Any:
-    from peft import get_peft_model
+def _wrap(model: Any, config: Any, name: str = "default") -> Any:
+    from peft import PeftModel, get_peft_model
 
     from internvl_detect.model.lora_layers import use_lean
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT's of transformers' next version: nothing for a user
-        wrapped = get_peft_model(model, config)
+        if isinstance(model, PeftModel):
+            wrapped = model
+            wrapped.add_adapter(name, config)
+        else:
+            wrapped = get_peft_model(model, config, adapter_name=name)
     use_lean(wrapped)
     return wrapped
 

@@ -40,13 +40,15 @@ class LoadedModel(ModelParts):
 
     ``model`` is an InternVLForConditionalGeneration, wrapped by PEFT when an adapter is on it. ``fingerprint``
     identifies the base whatever its form or dtype. ``settings`` say how pictures are tiled and questions asked, and
-    hold the calibration; an adapter's own replace the base's.
+    hold the calibration; an adapter's own replace the base's. ``mask_settings`` are those of an adapter that only draws
+    (``mask_adapter``).
     """
 
     model: Any = None
     image_processor: GotOcr2ImageProcessorPil | None = None
     fingerprint: str = ""
     name: str = ""
+    mask_settings: AdapterSettings | None = None
 
     @property
     def device(self) -> torch.device:

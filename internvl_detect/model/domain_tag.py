@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from internvl_detect.errors import CheckpointError
+from internvl_detect.model.embedded import NAME, tagger_folder
 from internvl_detect.model.folder import read_json
 from internvl_detect.model.tagger_net import CELL_PX, STRIDE_PX, Shape, TaggerNet, folded
 from internvl_detect.questions import TAG_SENTENCES
@@ -73,7 +74,7 @@ class DomainTagger:
         temperature: float = 1.0,
         bias: Sequence[float] = (0.0,) * len(TAGS),
         map_threshold: float = 0.5,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
     ) -> None:
         self.name, self.temperature, self.map_threshold = name, temperature, map_threshold
         self.bias = tuple(bias)
@@ -83,9 +84,14 @@ class DomainTagger:
         self.channels = net.shape.map_width
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> DomainTagger:
-        """From a folder that ``save`` wrote. Raises CheckpointError for what is missing, odd or does not fit."""
-        folder = Path(path)
+    def load(cls, path: str | Path = NAME, device: str | torch.device = "auto") -> DomainTagger:
+        """From a folder that ``save`` wrote; "nano" is the embedded one. ``device`` "auto" takes a GPU where one is.
+
+        Raises CheckpointError for what is missing, odd or does not fit.
+        """
+        folder = tagger_folder(path)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         about = read_json(folder / ABOUT)
         try:
             given = dict(about["shape"])
@@ -166,6 +172,13 @@ class DomainTagger:
             cells, (row, column) = take(part), part[3]
             whole[:, row : row + cells.shape[1], column : column + cells.shape[2]] = cells
         return whole[:, : -(-picture.height // CELL_PX), : -(-picture.width // CELL_PX)]
+
+    def fingerprint(self) -> str:
+        """16 hex digits that tell its answers apart from another tagger's: of its weights and settings."""
+        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode())
+        for name, tensor in self.net.state_dict().items():
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def settings(self) -> dict[str, Any]:
         """What ``tagger.json`` holds."""

@@ -36,9 +36,15 @@ _ORDER = ("fake", "unsure", "authentic", words.FAILED)
 
 
 def write_batch(
-    rows: Sequence[words.Row], folder: Path, *, made_with: Mapping[str, Any], each: bool = False, title: str = ""
+    rows: Sequence[words.Row],
+    folder: Path,
+    *,
+    made_with: Mapping[str, Any],
+    each: bool = False,
+    title: str = "",
+    layers: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """Write the report into ``folder`` and give its index; ``each`` adds a page for every file.
+    """Write the report into ``folder`` and give its index; ``each`` adds a page for every file, with its mask.
 
     Pictures are shown where they can still be read. Raises OutputError when the folder cannot be written.
     """
@@ -49,7 +55,8 @@ def write_batch(
             file.write(piece.encode("utf-8"))
     if each:
         for row, link in zip(rows, links, strict=True):
-            write_report([row], folder / link, thumbnails=thumbnails([row]), title=title, made_with=made_with)
+            shown = {"thumbnails": thumbnails([row]), "layers": layers}
+            write_report([row], folder / link, title=title, made_with=made_with, **shown)  # type: ignore[arg-type]
     with atomically(folder / "report.json") as file:
         for piece in _json_pieces(rows, made_with):
             file.write(piece.encode("utf-8"))

@@ -41,15 +41,17 @@ def write_report(
     thumbnails: Thumbnails | None = None,
     title: str = "Detection report",
     made_with: Mapping[str, Any] | None = None,
+    layers: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write the report, whole or not at all, and give its path.
 
     ``thumbnails`` has JPEG or PNG bytes by the row's path, for a clip a list in the order of its frames; rows without
-    one get none. ``made_with`` is shown at the end (version, adapter, ...); from its "calibration" (as
-    ``Calibration.to_dict()`` gives it) or "thresholds" (low, high) come the thresholds. Raises OutputError.
+    one get none. ``layers`` has a PNG by path that is laid over the picture: its mask. ``made_with`` is shown at the
+    end (version, adapter, ...); from its "calibration" (as ``Calibration.to_dict()`` gives it) or "thresholds" (low,
+    high) come the thresholds. Raises OutputError.
     """
     with atomically(destination) as file:
-        for piece in render(rows, thumbnails=thumbnails, title=title, made_with=made_with):
+        for piece in render(rows, thumbnails=thumbnails, title=title, made_with=made_with, layers=layers):
             file.write(piece.encode("utf-8"))
     return Path(destination)
 
@@ -60,6 +62,7 @@ def render(
     thumbnails: Thumbnails | None = None,
     title: str = "Detection report",
     made_with: Mapping[str, Any] | None = None,
+    layers: Mapping[str, bytes] | None = None,
 ) -> Iterator[str]:
     """The pieces of the page, one after the other."""
     made_with = dict(made_with or {})
@@ -77,7 +80,7 @@ def render(
         n_files=len(rows),
         banners=shared,
         uncalibrated=any(not v.calibrated for v in verdicts),
-        cards=(_card(row, {} if thumbnails is None else thumbnails, limits, shared) for row in rows),
+        cards=(_card(row, thumbnails or {}, layers or {}, limits, shared) for row in rows),
         how_to_read=words.HOW_TO_READ,
         facts=words.facts(made_with),
     )
@@ -107,7 +110,11 @@ def template(name: str = "report.html.j2") -> jinja2.Template:
 
 
 def _card(
-    row: words.Row, thumbnails: Thumbnails, limits: tuple[float, float] | None, shared: list[str]
+    row: words.Row,
+    thumbnails: Thumbnails,
+    layers: Mapping[str, bytes],
+    limits: tuple[float, float] | None,
+    shared: list[str],
 ) -> dict[str, Any]:
     """What the template shows of one row; every text is visible text, every position a percentage."""
     path = words.visible(row.path, 1000)
@@ -132,11 +139,15 @@ def _card(
         "calibrated": row.calibrated,
         "stretch": words.stretch_words(row),
         "picture": _best_picture(row, pictures),
+        "layer": _data_uri(layers.get(row.path, b"")),
         "filmstrip": strip if len(strip) > 1 else [],
         "regions": _regions(row),
         "timeline": _timeline(row),
         "gauge": _gauge(row.probability, limits),
         "words": words.visible(row.words or ""),
+        "tag": words.tag_words(row),
+        "reasons": words.reason_rows(row),
+        "contradictions": [words.visible(said) for said in row.reasons.contradictions] if row.reasons else [],
         "evidence": [
             {
                 "source": words.evidence_name(e),
@@ -166,6 +177,8 @@ def _details(verdict: Verdict, limits: tuple[float, float] | None) -> Iterator[t
     yield "Likeliest kind", words.visible(verdict.label, 80).replace("_", " ")
     yield "Model and adapter", words.visible(verdict.model, 300)
     yield "Calibration", "fitted on files of known label" if verdict.calibrated else "none"
+    if verdict.mask_share is not None:
+        yield "Marked by the mask", f"{verdict.mask_share:.1%} of the picture"
     if verdict.width and verdict.height:
         yield "Size", f"{verdict.width} × {verdict.height} px"
     if verdict.sha256:
@@ -224,6 +237,8 @@ def _box(region: Region) -> dict[str, Any]:
         "width": abs(x1 - x0),
         "height": abs(y1 - y0),
         "score": words.number(region.score, 2),
+        "area": words.area_words(region),
+        "sentence": words.visible(region.sentence or ""),
     }
 
 

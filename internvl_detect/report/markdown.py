@@ -48,6 +48,8 @@ def _section(verdict: Verdict) -> list[str]:
         lines += [f"Stretch: {words.stretch_words(verdict)}.", ""]
     if verdict.words:
         lines += [f"> The model says: {escape(verdict.words)}", ""]
+    for said in verdict.reasons.contradictions if verdict.reasons else ():
+        lines += [f"**Contradiction:** {escape(said)}", ""]
     table = [
         ("score", words.number(verdict.score)),
         ("probability", words.number(verdict.probability)),
@@ -56,6 +58,11 @@ def _section(verdict: Verdict) -> list[str]:
         ("model and adapter", escape(verdict.model)),
         ("calibration", "fitted on files of known label" if verdict.calibrated else "none"),
     ]
+    if verdict.domain_tag:
+        table.append(("first look", escape(words.tag_words(verdict))))
+    table += [(escape(name.lower()), escape(value)) for name, value in words.reason_rows(verdict)]
+    if verdict.mask_share is not None:
+        table.append(("mask", f"marks {verdict.mask_share:.1%} of the picture"))
     if verdict.width and verdict.height:
         table.append(("size", f"{verdict.width} x {verdict.height} px"))
     if verdict.sha256:
@@ -64,7 +71,8 @@ def _section(verdict: Verdict) -> list[str]:
     table += [(f"frame at {words.clock(f.time_s)}", f"score {words.number(f.score, 2)}") for f in verdict.frames]
     for region in verdict.regions:
         box = ", ".join(str(v) for v in region.box_xyxy)
-        table.append((f"region {box}", f"score {words.number(region.score, 2)}"))
+        more = [text for text in (words.area_words(region), escape(region.sentence or "")) if text]
+        table.append((f"region {box}", "; ".join([f"score {words.number(region.score, 2)}", *more])))
     for item in verdict.evidence:
         score = "" if item.score is None else f" (score {words.number(item.score, 2)})"
         other = ". **Points the other way.**" if words.disagrees(verdict, item) else ""

@@ -17,7 +17,7 @@ from internvl_detect.explanations import Basis, Reasons, Where
 from internvl_detect.verdict import Evidence, Failure, Frame, Region, Stretch, Verdict
 
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
-_UNIT = {"score", "probability", "mask_share"}  # numbers in [0, 1]
+_UNIT = {"score", "probability", "mask_share", "mask_threshold"}  # numbers in [0, 1]
 
 
 def schema() -> dict[str, Any]:

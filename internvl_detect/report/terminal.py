@@ -65,6 +65,8 @@ def print_row(row: words.Row, console: Console, *, verbose: bool = False) -> Non
     _say(console, line)
     if row.words and not verbose:
         _say(console, Text.assemble(("  says: ", "dim"), f'"{words.visible(row.words)}"'))
+    for said in row.reasons.contradictions if row.reasons and not verbose else ():
+        _say(console, Text.assemble(("  but:  ", "dim"), (words.visible(said), "yellow")))
     if verbose:
         for name, value in _details(row):
             _say(console, Text.assemble((f"    {name:<11}", "dim"), value))
@@ -79,11 +81,20 @@ def _details(verdict: Verdict) -> Iterator[tuple[str, str]]:
         yield "stretch", words.stretch_words(verdict)
     if verdict.words:
         yield "words", f'"{words.visible(verdict.words)}"'
+    yield from ((name.lower().replace("words: ", ""), value) for name, value in words.reason_rows(verdict))
+    for said in verdict.reasons.contradictions if verdict.reasons else ():
+        yield "but", words.visible(said)
+    if verdict.domain_tag:
+        yield "first look", words.tag_words(verdict)
     for frame in verdict.frames:
-        yield "frame", f"{words.clock(frame.time_s):>8}  {words.number(frame.score, 2)}  number {frame.index}"
+        marked = "" if frame.mask_share is None else f", mask {frame.mask_share:.1%}"
+        yield "frame", f"{words.clock(frame.time_s):>8}  {words.number(frame.score, 2)}  number {frame.index}{marked}"
     for region in verdict.regions:
         box = ", ".join(str(v) for v in region.box_xyxy)
-        yield "region", f"pixels {box}, score {words.number(region.score, 2)}"
+        area = words.area_words(region)
+        yield "region", f"pixels {box}, score {words.number(region.score, 2)}{', ' + area if area else ''}"
+    if verdict.mask_share is not None:
+        yield "mask", f"marks {verdict.mask_share:.1%} of the picture"
     for item in verdict.evidence:
         score = "" if item.score is None else f" (score {words.number(item.score, 2)})"
         other = " [points the other way]" if words.disagrees(verdict, item) else ""

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from internvl_detect.verdict import Evidence, Failure, Verdict
+from internvl_detect.verdict import Evidence, Failure, Region, Verdict
 
 Row = Verdict | Failure
 
@@ -46,6 +46,8 @@ HOW_TO_READ = (
     "Compare with what does not depend on a model: the source, the date, other copies, the people shown.",
 )
 EVIDENCE = {  # source -> its name for people; others are shown as they are
+    "domain_tag": "First look (domain tagger)",
+    "internvl2": "InternVL2 alone",
     "c2pa": "Signed record (C2PA)",
     "generator_text": "A generator's text",
     "metadata": "Metadata",
@@ -118,9 +120,39 @@ def explanation(verdict: Verdict) -> str:
     if state == "fake":
         reason = _FAKE_REASONS.get(verdict.label, "The model finds signs that this {thing} was made or changed.")
         return reason.format(thing=thing)
+    if state == "unsure" and disagreement(verdict):
+        return f"Its two parts disagree, so this {thing} supports neither answer: see the first look under evidence."
     if state == "unsure":
         return f"The score lies between the two thresholds, so this {thing} supports neither answer."
     return f"The model found nothing it looks for. That does not prove that this {thing} is real."
+
+
+def disagreement(verdict: Verdict) -> bool:
+    """Whether the domain tagger and InternVL2 speak against each other."""
+    return any(e.source == "domain_tag" and e.details.get("disagrees") is True for e in verdict.evidence)
+
+
+def tag_words(verdict: Verdict) -> str:
+    """The tags of the first look, likeliest first, with their probabilities; "" without a look."""
+    found = sorted(verdict.tag_probabilities.items(), key=lambda pair: -pair[1])
+    return ", ".join(f"{visible(tag, 40).replace('_', ' ')} {percent(share)}" for tag, share in found[:8])
+
+
+def reason_rows(verdict: Verdict) -> list[tuple[str, str]]:
+    """What the words say, as (name, value): whether, where, and each ground with its sentence; [] where not read."""
+    reasons = verdict.reasons
+    if reasons is None or (reasons.whether is None and reasons.where is None and not reasons.basis):
+        return []
+    whether = {True: "made or edited", False: "authentic", None: "not said"}[reasons.whether]
+    rows = [("Words: whether", whether)]
+    if reasons.where:
+        rows.append(("Words: where", f"{visible(reasons.where.place, 40)}: {visible(reasons.where.sentence, 400)}"))
+    return rows + [(f"Words: {visible(b.aspect, 40)}", visible(b.sentence, 400)) for b in reasons.basis[:20]]
+
+
+def area_words(region: Region) -> str:
+    """The pixels of a region of a mask; "" for another region."""
+    return "" if region.area_px is None else f"{region.area_px:,} pixels"
 
 
 def deciding(verdict: Verdict) -> Evidence | None:

@@ -42,7 +42,7 @@ async def caller_of(request: Request) -> Caller:
 def options_of(
     request: Request,
     explain: Annotated[bool, Query(description="Add the model's words.")] = False,
-    mask: Annotated[bool, Query(description="Ask about each tile of a picture alone: regions, a mask.")] = False,
+    mask: Annotated[bool, Query(description="Say where: regions, a mask.")] = False,
     frames: Annotated[int, Query(ge=1, le=512, description="Frames of a clip to look at.")] = 8,
     language: Annotated[Literal["en", "zh"], Query(description="Of headline and explanation.")] = "en",
 ) -> Options:
@@ -89,7 +89,7 @@ async def detect(request: Request, who: Who, options: Wanted, name: Name = None)
             server.direct -= held
             server.store.delete_uploads(upload.stored for upload in uploads)
     if options.mask:
-        await asyncio.to_thread(_add_masks, rows)
+        await asyncio.to_thread(_add_masks, server, who, options, uploads, rows)
     if all(row.get("error") is not None for row in rows):
         raise _nothing(rows)
     return JSONResponse({"results": rows, "request_id": request.state.request_id})
@@ -202,15 +202,17 @@ _JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}, 
 async def mask(request: Request, job: Mine, at: At = 0) -> Response:
     """The mask of a picture's suspicious regions as PNG, in its own pixels."""
     file = _picture(job, at)
-    return Response(await asyncio.to_thread(render.mask_png, file.row), media_type="image/png")
+    drawn = _mask(server_of(request), job, file) or await asyncio.to_thread(render.mask_png, file.row)
+    return Response(drawn, media_type="image/png")
 
 
 @router.get("/jobs/{id}/overlay", responses=_PNG, response_class=Response)
 async def overlay(request: Request, job: Mine, at: At = 0) -> Response:
     """The picture, at most 1024 px a side, with its suspicious regions drawn in, as PNG."""
     file = _picture(job, at)
-    jpeg = _preview(server_of(request), job, file, 0)
-    return Response(await asyncio.to_thread(render.overlay_png, file.row, jpeg), media_type="image/png")
+    server = server_of(request)
+    pictures = _preview(server, job, file, 0), _mask(server, job, file)
+    return Response(await asyncio.to_thread(render.overlay_png, file.row, *pictures), media_type="image/png")
 
 
 @router.get("/jobs/{id}/preview", responses=_JPEG, response_class=Response)
@@ -283,10 +285,13 @@ def _nothing(rows: list[dict[str, Any]]) -> Problem:
     )
 
 
-def _add_masks(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
+def _add_masks(
+    server: Server, who: Caller, options: Options, uploads: list[Upload], rows: list[dict[str, Any]]
+) -> None:
+    for upload, row in zip(uploads, rows, strict=True):
         if row.get("error") is None and row["kind"] == "image":
-            row["mask_png"] = base64.b64encode(render.mask_png(row)).decode("ascii")
+            drawn = server.cache.mask(server.engine.key(upload.sha256, who.name, options))
+            row["mask_png"] = base64.b64encode(drawn or render.mask_png(row)).decode("ascii")
 
 
 def _finished(job: StoredJob, at: int | None) -> list[StoredFile]:
@@ -317,11 +322,16 @@ def _preview(server: Server, job: StoredJob, file: StoredFile, frame: int) -> by
     return found
 
 
+def _mask(server: Server, job: StoredJob, file: StoredFile) -> bytes | None:
+    return server.cache.mask(server.engine.key(file.sha256, job.owner, Options(**job.options)))
+
+
 def _report_html(server: Server, job: StoredJob, files: list[StoredFile]) -> str:
     options, key = Options(**job.options), server.engine.key
     previews = {f.name: server.cache.pictures(key(f.sha256, job.owner, options)) for f in files}
-    return render.report_html([f.row or {} for f in files], previews, _about(server))
+    masks = {f.name: found for f in files if (found := _mask(server, job, f)) is not None}
+    return render.report_html([f.row or {} for f in files], previews, masks, _about(server))
 
 
 def _about(server: Server) -> dict[str, Any]:
-    return render.about(server.owner.detector) if server.owner.ready else {}
+    return server.owner.detector.facts if server.owner.ready else {}

@@ -16,6 +16,8 @@ from typing import Any
 
 from internvl_detect.serve.store import Store
 
+MASK = -1  # in the place of a frame's number
+
 
 class Cache:
     """Results live ``expires_s`` seconds from their last use in a job. ``about`` names model and settings."""
@@ -41,9 +43,13 @@ class Cache:
         found = self.store.read("SELECT row FROM cache WHERE key = ? AND expires > ?", (key, time.time()))
         return json.loads(found[0][0]) if found else None
 
+    def mask(self, key: str) -> bytes | None:
+        """The PNG of the mask that was drawn for it."""
+        return self.picture(key, MASK)
+
     def has_pictures(self, key: str) -> bool:
         """Whether there is something to show for it."""
-        return bool(self.store.read("SELECT 1 FROM pictures WHERE key = ? LIMIT 1", (key,)))
+        return bool(self.store.read("SELECT 1 FROM pictures WHERE key = ? AND frame >= 0 LIMIT 1", (key,)))
 
     def picture(self, key: str, frame: int) -> bytes | None:
         """A JPEG of the picture, or of the clip's frame of this place among those looked at."""
@@ -52,9 +58,12 @@ class Cache:
 
     def pictures(self, key: str) -> list[bytes]:
         """All of a file's."""
-        return [row[0] for row in self.store.read("SELECT jpeg FROM pictures WHERE key = ? ORDER BY frame", (key,))]
+        return [
+            row[0]
+            for row in self.store.read("SELECT jpeg FROM pictures WHERE key = ? AND frame >= 0 ORDER BY frame", (key,))
+        ]
 
-    def put(self, key: str, row: dict[str, Any], previews: list[bytes]) -> None:
+    def put(self, key: str, row: dict[str, Any], previews: list[bytes], mask: bytes | None = None) -> None:
         """Store a row and its pictures, from now on."""
         expires = time.time() + self.expires_s
         with self.store.transaction() as db:
@@ -62,6 +71,7 @@ class Cache:
                 text = json.dumps(row, allow_nan=False)
                 db.execute("INSERT OR REPLACE INTO cache VALUES (?, ?, ?)", (key, text, expires))
             rows = [(key, at, jpeg, expires) for at, jpeg in enumerate(previews)]
+            rows += [(key, MASK, mask, expires)] if mask is not None else []
             db.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?)", rows)
 
     def touch(self, key: str) -> None:

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from internvl_detect.detect.interface import Wanted
 from internvl_detect.errors import ResourceError
-from internvl_detect.serve import wire
+from internvl_detect.serve import render, wire
 from internvl_detect.serve.cache import Cache
 from internvl_detect.serve.decoders import Decoders
 from internvl_detect.serve.metrics import Metrics
@@ -64,6 +65,14 @@ class _Work:
     task: asyncio.Task[dict[str, Any] | None]
     waiters: int = 0
     stages: list[Callable[[str], None]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """What is kept beside a row: JPEGs to show, and the mask as PNG where one was drawn."""
+
+    previews: list[bytes] = field(default_factory=list)
+    mask: bytes | None = None
 
 
 class Engine:
@@ -128,11 +137,11 @@ class Engine:
         await asyncio.sleep(0)  # the first waiter is counted
         try:
             async with self._slots:
-                row, previews = await self._steps(work, path, order)
+                row, pictures = await self._steps(work, path, order)
             if row is None:
                 return None
             if row.get("error") is None:
-                await asyncio.to_thread(self.cache.put, place[0], row, previews)
+                await asyncio.to_thread(self.cache.put, place[0], row, pictures.previews, pictures.mask)
             spent = time.perf_counter() - began
             self.file_s += 0.05 * (spent - self.file_s)
             self.metrics.files.labels("failed" if row.get("error") is not None else row["decision"]).inc()
@@ -142,13 +151,13 @@ class Engine:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
-    async def _steps(self, work: _Work, path: Path, order: Order) -> tuple[dict[str, Any] | None, list[bytes]]:
+    async def _steps(self, work: _Work, path: Path, order: Order) -> tuple[dict[str, Any] | None, _Pictures]:
         loop = asyncio.get_running_loop()
         while not self.owner.loaded.is_set():
             await asyncio.sleep(0.05)
         if not self.owner.ready:
             error = ResourceError("the model could not be loaded", do="look at the server's messages")
-            return Failure(NAME, str(error), error.exit_code).to_dict(), []
+            return Failure(NAME, str(error), error.exit_code).to_dict(), _Pictures()
         detector = self.owner.detector
 
         def decode() -> wire.Decoded | Failure | None:
@@ -161,9 +170,9 @@ class Engine:
         decoded = await loop.run_in_executor(self._pool, decode)
         self.metrics.stage_s.labels("decode").observe(time.perf_counter() - began)
         if decoded is None or not work.waiters:
-            return None, []
+            return None, _Pictures()
         if isinstance(decoded, Failure):
-            return decoded.to_dict(), []
+            return decoded.to_dict(), _Pictures()
         _tell(work, "judging")
         answer: asyncio.Future[Verdict | Failure | None] = loop.create_future()
 
@@ -176,13 +185,19 @@ class Engine:
             return work.waiters > 0
 
         began = time.perf_counter()
-        self.owner.put(Ask(NAME, decoded, order.options.explain, done, wanted))
+        asked = Wanted(order.options.explain, order.options.mask and detector.draws)
+        self.owner.put(Ask(NAME, decoded, asked, done, wanted))
         row = await answer
         self.metrics.stage_s.labels("model").observe(time.perf_counter() - began)
-        return (None if row is None else row.to_dict()), decoded.previews
+        if row is None:
+            return None, _Pictures()
+        mask = row.mask if isinstance(row, Verdict) else None
+        drawn = None if mask is None else await asyncio.to_thread(render.drawn_png, row)
+        return row.to_dict(), _Pictures(decoded.previews, drawn)
 
     def _order(self, path: Path, order: Order) -> dict[str, Any]:
-        plan = self.owner.detector.plan(order.options.frames, order.options.mask)
+        detector = self.owner.detector
+        plan = detector.plan(order.options.frames, order.options.mask and not detector.draws)
         limits = self.settings
         return {
             "path": str(path),

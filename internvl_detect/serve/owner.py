@@ -1,7 +1,7 @@
 """The one owner of the model: takes decoded files, a few milliseconds' worth together, and judges them.
 
     owner = Owner(load, batch_size=8, batch_ms=5)
-    owner.start(); owner.put(Ask(name, decoded, explain=False, done=print))
+    owner.start(); owner.put(Ask(name, decoded, Wanted(), done=print))
 
 Nothing else calls the model. One thread does (the only right number on a GPU); with more ``lanes`` a small model on a
 CPU uses every core, which one batch of it cannot. Not here: queues of files (``engine``).
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from internvl_detect.detect.interface import Wanted
 from internvl_detect.errors import EXIT_INTERNAL
 from internvl_detect.serve.wire import Decoded
 from internvl_detect.verdict import Failure, Verdict
@@ -27,7 +28,7 @@ class Ask:
 
     name: str
     decoded: Decoded
-    explain: bool
+    asked: Wanted
     done: Callable[[Verdict | Failure], None]
     wanted: Callable[[], bool] = lambda: True
 
@@ -94,10 +95,10 @@ class Owner:
             if first is None:
                 return
             batch, ending = self._gather(first)
-            for explain in (False, True):
-                asked = [ask for ask in batch if ask.explain == explain and ask.wanted()]
-                if asked:
-                    self._judge(asked, explain)
+            for wanted in dict.fromkeys(ask.asked for ask in batch):
+                same = [ask for ask in batch if ask.asked == wanted and ask.wanted()]
+                if same:
+                    self._judge(same, wanted)
             first = None
             batch.clear()
 
@@ -115,7 +116,7 @@ class Owner:
             batch.append(ask)
         return batch, False
 
-    def _judge(self, asks: list[Ask], explain: bool) -> None:
+    def _judge(self, asks: list[Ask], wanted: Wanted) -> None:
         began = time.perf_counter()
         try:
             jobs = []
@@ -123,7 +124,7 @@ class Owner:
                 job = self.detector.job_of(ask.name, ask.decoded.cut)
                 job.timings.update(ask.decoded.timings)
                 jobs.append(job)
-            rows = self.detector.judge(jobs, explain)
+            rows = self.detector.judge(jobs, wanted)
         except Exception as error:  # noqa: BLE001 - a bug met by one batch must not end the server
             words = f"a bug in this program: {type(error).__name__}"
             rows = [Failure(ask.name, words, EXIT_INTERNAL) for ask in asks]

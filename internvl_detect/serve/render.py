@@ -16,7 +16,7 @@ from internvl_detect import __version__
 from internvl_detect.report.html import render as render_html
 from internvl_detect.report.html import thumbnail
 from internvl_detect.report.markdown import to_markdown
-from internvl_detect.report.overlay import draw_mask, draw_overlay
+from internvl_detect.report.overlay import binary_mask, draw_mask, draw_overlay, layer_png
 from internvl_detect.verdict import Failure, Region, Verdict, from_row
 
 
@@ -26,8 +26,13 @@ def mask_png(row: Mapping[str, Any]) -> bytes:
     return _png(draw_mask((verdict.width or 1, verdict.height or 1), verdict.regions))
 
 
-def overlay_png(row: Mapping[str, Any], preview: bytes) -> bytes:
-    """The preview with the regions tinted and outlined."""
+def drawn_png(verdict: Verdict) -> bytes:
+    """The mask that was drawn for a picture, in its own pixels: 255 where it marks, 0 elsewhere."""
+    return _png(binary_mask(verdict.mask, verdict.mask_threshold))
+
+
+def overlay_png(row: Mapping[str, Any], preview: bytes, mask: bytes | None = None) -> bytes:
+    """The preview with what the mask marks tinted and its regions outlined; without a mask the regions are tinted."""
     verdict = _verdict(row)
     with PILImage.open(io.BytesIO(preview), formats=["JPEG"]) as opened:
         picture = opened.convert("RGB")
@@ -37,13 +42,21 @@ def overlay_png(row: Mapping[str, Any], preview: bytes) -> bytes:
         left, top, right, bottom = region.box_xyxy
         box = (round(left * across), round(top * down), round(right * across), round(bottom * down))
         scaled.append(Region((box[0], box[1], max(box[2], box[0] + 1), max(box[3], box[1] + 1)), region.score))
-    return _png(draw_overlay(picture, scaled))
+    if mask is None:
+        return _png(draw_overlay(picture, scaled))
+    return _png(draw_overlay(picture, scaled, _marked(mask).resize(picture.size, PILImage.Resampling.BOX)))
 
 
-def report_html(rows: Sequence[Mapping[str, Any]], previews: Mapping[str, list[bytes]], about: dict[str, Any]) -> str:
-    """The self-contained report. ``previews`` by the row's name."""
+def report_html(
+    rows: Sequence[Mapping[str, Any]],
+    previews: Mapping[str, list[bytes]],
+    masks: Mapping[str, bytes],
+    about: dict[str, Any],
+) -> str:
+    """The self-contained report. ``previews`` and ``masks`` (PNG) by the row's name."""
     small = {name: [_smaller(jpeg) for jpeg in jpegs] for name, jpegs in previews.items()}
-    pieces: Iterator[str] = render_html([from_row(row) for row in rows], thumbnails=small, made_with=made_with(about))
+    verdicts, layers = [from_row(row) for row in rows], {name: layer_png(_marked(png)) for name, png in masks.items()}
+    pieces: Iterator[str] = render_html(verdicts, thumbnails=small, made_with=made_with(about), layers=layers)
     return "".join(pieces)
 
 
@@ -62,15 +75,14 @@ def made_with(about: Mapping[str, Any]) -> dict[str, Any]:
     return {"version": __version__, **about}
 
 
-def about(detector: Any) -> dict[str, Any]:
-    """Model, base and calibration of a detector."""
-    loaded = detector.loaded
-    return {"model": loaded.name, "base": loaded.fingerprint, "calibration": detector.calibration.to_dict()}
-
-
 def _smaller(jpeg: bytes) -> bytes:
     with PILImage.open(io.BytesIO(jpeg), formats=["JPEG"]) as opened:
         return thumbnail(opened)
+
+
+def _marked(png: bytes) -> PILImage.Image:
+    with PILImage.open(io.BytesIO(png), formats=["PNG"]) as opened:
+        return opened.convert("L")
 
 
 def _verdict(row: Mapping[str, Any]) -> Verdict:

@@ -24,7 +24,6 @@ from internvl_detect.serve.limits import Limits
 from internvl_detect.serve.metrics import Metrics
 from internvl_detect.serve.owner import Owner
 from internvl_detect.serve.problems import Problem
-from internvl_detect.serve.render import about
 from internvl_detect.serve.settings import Settings
 from internvl_detect.serve.store import Store
 from internvl_detect.serve.tokens import Tokens
@@ -76,7 +75,7 @@ class Server:
     async def _loaded(self) -> None:
         await asyncio.to_thread(self.owner.loaded.wait)
         if self.owner.ready:
-            self.cache.about = repr(sorted(about(self.owner.detector).items())) + repr(self.owner.detector.tiles)
+            self.cache.about = repr(sorted(self.owner.detector.facts.items())) + repr(self.owner.detector.tiles)
             self.jobs.start()
 
     def hang_up(self) -> None:

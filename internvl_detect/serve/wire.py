@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from internvl_detect.media.cuts import Cut, CutPlan
+from internvl_detect.media.cuts import OWN_PX, Cut, CutPlan
 from internvl_detect.media.provenance.found import Provenance
 from internvl_detect.media.tiles import TileSettings
 from internvl_detect.verdict import Evidence
@@ -83,7 +83,7 @@ def receive(stream: BinaryIO) -> tuple[dict[str, Any], list[bytearray]] | None:
 def send_decoded(stream: BinaryIO, decoded: Decoded) -> None:
     """Write what was decoded."""
     cut = decoded.cut
-    arrays = [np.ascontiguousarray(a) for a in (*cut.parts, *cut.whole)]
+    arrays = [np.ascontiguousarray(a) for a in (*cut.parts, *cut.whole, *cut.own)]
     header = {
         "facts": [cut.kind, cut.width, cut.height, cut.sha256, list(cut.notes)],
         "boxes": cut.boxes,
@@ -91,6 +91,8 @@ def send_decoded(stream: BinaryIO, decoded: Decoded) -> None:
         "indices": cut.indices,
         "times_s": cut.times_s,
         "parts": len(cut.parts),
+        "own": len(cut.own),
+        "tile_boxes": cut.tile_boxes,
         "shapes": [a.shape for a in arrays],
         "evidence": [dataclasses.asdict(each) for each in cut.origin.evidence],
         "origin_notes": cut.origin.notes,
@@ -105,13 +107,18 @@ def to_decoded(header: dict[str, Any], blobs: list[bytearray], tile_px: int) -> 
         kind, width, height, sha256, notes = header["facts"]
         shapes = [tuple(int(n) for n in shape) for shape in header["shapes"]]
         arrays = [np.frombuffer(blob, np.uint8).reshape(shape) for blob, shape in zip(blobs, shapes, strict=False)]
-        if len(arrays) != len(shapes) or any(a.ndim != 4 or a.shape[1:] != (tile_px, tile_px, 3) for a in arrays):
+        first, n_own = int(header["parts"]), int(header["own"])
+        if n_own not in (0, first) or len(arrays) != len(shapes):
+            raise BadMessage("counts that do not agree")
+        arrays, own = arrays[: len(arrays) - n_own], arrays[len(arrays) - n_own :]
+        if any(a.ndim != 4 or a.shape[1:] != (tile_px, tile_px, 3) for a in arrays) or not _are_pictures(own):
             raise BadMessage("arrays of a wrong shape")
-        first = int(header["parts"])
         indices, times_s = tuple(map(int, header["indices"])), tuple(map(float, header["times_s"]))
-        boxes = [(int(a), int(b), int(c), int(d)) for a, b, c, d in header["boxes"]]
+        boxes, tile_boxes = _boxes(header["boxes"]), [_boxes(each) for each in header["tile_boxes"]]
         alone = [int(at) for at in header["alone"]]
         right = len(boxes) == len(alone) and 1 <= first <= len(arrays) and min(map(len, arrays)) > 0
+        right = right and len(tile_boxes) == first
+        right = right and all(0 < len(b) <= len(a) for b, a in zip(tile_boxes, arrays, strict=False))
         if kind == "image":
             right = right and first == 1 and all(0 <= at < len(arrays[0]) for at in alone)
         else:
@@ -130,12 +137,24 @@ def to_decoded(header: dict[str, Any], blobs: list[bytearray], tile_px: int) -> 
             arrays[first:],
             indices,
             times_s,
+            tile_boxes,
+            own,
             _origin(header),
         )
         timings = {str(k): float(v) for k, v in header["timings"].items()}
         return Decoded(cut, [bytes(b) for b in blobs[len(shapes) :]], timings)
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise BadMessage(f"{type(error).__name__}: {error}") from None
+
+
+def _boxes(given: Any) -> list[tuple[int, int, int, int]]:
+    return [(int(a), int(b), int(c), int(d)) for a, b, c, d in given]
+
+
+def _are_pictures(arrays: list[np.ndarray]) -> bool:
+    """Whether they are what ``CutPlan.own`` allows: RGB, and not more pixels than that in all."""
+    good = all(a.ndim == 3 and a.shape[2] == 3 and a.size > 0 for a in arrays)
+    return good and sum(a.shape[0] * a.shape[1] for a in arrays) <= OWN_PX
 
 
 def _origin(header: dict[str, Any]) -> Provenance:

@@ -32,6 +32,8 @@ def in_language(row: dict[str, Any], language: str) -> dict[str, str]:
         headline, explanation = _ZH[state]
         if state == "fake" and isinstance(known, Verdict):
             headline, explanation = _FAKE_ZH.get(known.label, (headline, explanation))
+        if state == "unsure" and isinstance(known, Verdict) and words.disagreement(known):
+            explanation = "初步检查与 InternVL2 的结论不一致，不支持任何一种结论。"
         return {"headline": headline, "explanation": explanation}
     said = words.explanation(known) if isinstance(known, Verdict) else "The file could not be judged: see error."
     return {"headline": words.headline(known), "explanation": said}

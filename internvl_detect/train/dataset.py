@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from PIL import Image as PILImage
 from torch.utils.data import Dataset
 
 from internvl_detect.data.conversations.meta import Sample
@@ -86,13 +87,14 @@ def encode_sample(sample: Sample, encoding: Encoding, rng: np.random.Generator |
         for picture, planned in zip(pictures, fit.tiles_per_image, strict=True):
             settings = fit.settings
             marked = encoding.seg_id is not None and marks(sample)
-            if rng is not None and sample.data_augment and not marked:  # its pixels must stay where the mask says
-                picture = _augmented(picture, rng)
+            mask = _mask(sample, picture.size) if marked else None
+            if rng is not None and sample.data_augment:
+                picture, mask = _augmented(picture, mask, rng)
                 settings = _at_most(picture.size, settings, planned)
             cut = cut_tiles(picture, settings, seed=seed)
             tiles = cut.pixels
-            if marked:
-                target = _target(sample, picture, cut)
+            if mask is not None:
+                target = _target(picture, mask, cut)
             counts.append(len(tiles))
             pixels.append(tiles)
     encoded = encoding.encode(sample, counts)
@@ -106,17 +108,20 @@ def encode_sample(sample: Sample, encoding: Encoding, rng: np.random.Generator |
     )
 
 
-def _target(sample: Sample, picture: Any, cut: Tiles) -> Target:
-    pixels = np.asarray(picture, np.uint8)
-    truth = np.zeros(pixels.shape[:2], np.uint8)
-    if sample.mask is not None and sample.label != "real":  # an authentic picture has nothing to mark
-        truth = read_mask(sample.mask).astype(np.uint8)
-        if truth.shape != pixels.shape[:2]:
-            raise MediaError(
-                f"{sample.mask} is {truth.shape[1]}x{truth.shape[0]} px", expected=f"{picture.width}x{picture.height}"
-            )
+def _mask(sample: Sample, size_wh: tuple[int, int]) -> PILImage.Image:
+    """What a sample marks, 0 or 255 a pixel; nothing in an authentic picture."""
+    if sample.mask is None or sample.label == "real":
+        return PILImage.new("L", size_wh)
+    mask = PILImage.fromarray(read_mask(sample.mask).astype(np.uint8) * 255)
+    if mask.size != size_wh:
+        raise MediaError(f"{sample.mask} is {mask.width}x{mask.height} px", expected=f"{size_wh[0]}x{size_wh[1]}")
+    return mask
+
+
+def _target(picture: Any, mask: PILImage.Image, cut: Tiles) -> Target:
     boxes = [tuple(map(int, b)) for b, whole in zip(cut.boxes_xyxy, cut.is_thumbnail, strict=True) if not whole]
-    return Target(pixels.copy(), truth, boxes)  # type: ignore[arg-type]
+    truth = (np.asarray(mask) > 0).astype(np.uint8)
+    return Target(np.array(picture, np.uint8), truth, boxes)  # type: ignore[arg-type]
 
 
 def _at_most(size_wh: tuple[int, int], settings: TileSettings, planned: int) -> TileSettings:
@@ -128,10 +133,13 @@ def _at_most(size_wh: tuple[int, int], settings: TileSettings, planned: int) -> 
     return settings
 
 
-def _augmented(picture: Any, rng: np.random.Generator) -> Any:
-    from internvl_detect.media.degrade import augment
+def _augmented(picture: Any, mask: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+    """As it is where a crop would leave nothing of what the mask marks: the answer would no longer be true."""
+    from internvl_detect.media.degrade import augment_with_mask
 
-    return augment(picture, rng)
+    made, kept = augment_with_mask(picture, mask, rng)
+    gone = mask is not None and mask.getbbox() is not None and kept.getbbox() is None
+    return (picture, mask) if gone else (made, kept)
 
 
 def _picture(path: str) -> Any:

@@ -120,7 +120,7 @@ def run(
             measured[name] = {"all": summary(looked, tagger.map_threshold), "by_source": by_source(looked, tagger)}
     counts = Counter(f"{row.split}/{row.tag}/{row.source}" for row in rows)
     result = {
-        "recipe": {**dataclasses.asdict(how), "shape": how.shape.to_dict()},
+        "recipe": json.loads(json.dumps(dataclasses.asdict(how))),
         "left_out": sorted(left_out),
         "rows": dict(sorted(counts.items())),
         "parameters": sum(p.numel() for p in net.parameters()),

@@ -11,7 +11,7 @@ the same as the detector under test. Not here: which pictures (``benchmarks/main
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -29,9 +29,12 @@ class Baseline(Protocol):
     name: str
     fits: bool
 
-    def fit(self, pictures: Iterable[PILImage.Image], fake: Sequence[int]) -> None:
-        """Learn from pictures, ``fake`` 1 or 0 of each. Raises DataError without both classes, ConfigError for what
-        is not installed."""
+    def fit(
+        self, pictures: Iterable[PILImage.Image], fake: Sequence[int], groups: Sequence[Hashable] | None = None
+    ) -> None:
+        """Learn from pictures, ``fake`` 1 or 0 of each. ``groups`` says which belong together (a photograph and its
+        forgery, frames of a clip), so that none is held out from its own twin. Raises DataError without both classes,
+        ConfigError for what is not installed."""
 
     def scores(self, pictures: Sequence[PILImage.Image]) -> list[float]:
         """A number in [0, 1] of each picture that grows with how fake it looks. Raises DataError before ``fit``."""
@@ -68,6 +71,27 @@ def both_classes(fake: Sequence[int], name: str) -> np.ndarray:
             f"{name} was given labels {sorted(set(y.tolist()))}", expected="pictures of both classes, 0 and 1"
         )
     return y
+
+
+def platt(odds: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """(scale, shift) that make log-odds (N,) of labels (N,) a probability (Platt 1999), by regularised Newton steps.
+
+    The scale is kept positive: numbers from few held-out pictures must not turn the order of all others round.
+    """
+    scale, shift = 1.0, 0.0
+    x = np.stack([odds, np.ones_like(odds)])
+    for _ in range(50):
+        p = sigmoid(scale * odds + shift)
+        weight = p * (1 - p) + 1e-6
+        gradient = x @ (p - y) + 0.1 * np.array([scale - 1.0, shift])
+        step = np.linalg.solve((x * weight) @ x.T + 0.1 * np.eye(2), gradient)
+        scale, shift = max(1e-3, scale - float(step[0])), shift - float(step[1])
+    return scale, shift
+
+
+def sigmoid(odds: np.ndarray) -> np.ndarray:
+    """Probabilities of log-odds, which are cut to 50 either way."""
+    return 1 / (1 + np.exp(-np.clip(odds, -50, 50)))
 
 
 def scored(baseline: Baseline, pictures: Sequence[PILImage.Image]) -> list[tuple[float | None, str]]:

@@ -9,7 +9,7 @@ patterns such as windows are copies to it as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 from PIL import Image as PILImage
@@ -28,7 +28,9 @@ class CopyMove:
 
     name, fits = "copy-move keypoints", False
 
-    def fit(self, pictures: Iterable[PILImage.Image], fake: Sequence[int]) -> None:
+    def fit(
+        self, pictures: Iterable[PILImage.Image], fake: Sequence[int], groups: Sequence[Hashable] | None = None
+    ) -> None:
         """Nothing to learn."""
 
     def scores(self, pictures: Sequence[PILImage.Image]) -> list[float]:

@@ -13,7 +13,7 @@ import io
 import math
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,9 @@ class External:
     def __init__(self, name: str, ask: Callable[[bytes], float]) -> None:
         self.name, self._ask = name, ask
 
-    def fit(self, pictures: Iterable[PILImage.Image], fake: Sequence[int]) -> None:
+    def fit(
+        self, pictures: Iterable[PILImage.Image], fake: Sequence[int], groups: Sequence[Hashable] | None = None
+    ) -> None:
         """Nothing to learn here."""
 
     def scores(self, pictures: Sequence[PILImage.Image]) -> list[float]:

@@ -12,7 +12,7 @@ co-occurrences of residuals (Fridrich and Kodovsky, "Rich models", 2012; far few
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from PIL import Image as PILImage
 from PIL import ImageChops
 
 from internvl_detect.errors import ConfigError, DataError
-from internvl_detect.evaluate.baselines import both_classes
+from internvl_detect.evaluate.baselines import both_classes, platt, sigmoid
 
 Array = np.ndarray
 CROP_PX = 256
@@ -38,27 +38,31 @@ class _Linear:
 
     def __init__(self) -> None:
         self._model: Any = None
-        self._platt: Any = None
+        self._scale = (1.0, 0.0)
 
     def features(self, rgb: Array) -> Array:
         """(F,) float64 numbers of one uint8 (H, W, 3) picture."""
         raise NotImplementedError
 
-    def fit(self, pictures: Iterable[PILImage.Image], fake: Sequence[int]) -> None:
+    def fit(
+        self, pictures: Iterable[PILImage.Image], fake: Sequence[int], groups: Sequence[Hashable] | None = None
+    ) -> None:
         """Fit on the pictures, held in memory as numbers only. Raises DataError, ConfigError."""
         y = both_classes(fake, self.name)
         linear, pipeline, scaler, folds = _sklearn()
         x = np.stack([self.features(_array(picture)) for picture in pictures])
         model = linear.RidgeClassifier(alpha=10.0) if self.ridge else linear.LogisticRegression(C=0.1, max_iter=2000)
         self._model = pipeline.make_pipeline(scaler.StandardScaler(), model)
-        fewest = int(min(y.sum(), len(y) - y.sum()))
-        if fewest >= 2:
-            parts = folds.StratifiedKFold(min(_FOLDS, fewest), shuffle=True, random_state=0)
-            held = folds.cross_val_predict(self._model, x, y, cv=parts, method="decision_function")
+        group = np.arange(len(y)) if groups is None else np.unique(np.array(groups, str), return_inverse=True)[1]
+        fewest = min(len(np.unique(group[y == label])) for label in (0, 1))
+        held = None
+        if fewest >= 2:  # a twin held out alone would be scored by a model that saw the other with the other label
+            by_group = folds.StratifiedGroupKFold(min(_FOLDS, fewest), shuffle=True, random_state=0)
+            parts = list(by_group.split(x, y, group))
+            if all(len(set(y[rest].tolist())) == 2 for rest, _ in parts):
+                held = folds.cross_val_predict(self._model, x, y, cv=parts, method="decision_function")
         self._model.fit(x, y)
-        if fewest < 2:
-            held = self._model.decision_function(x)
-        self._platt = linear.LogisticRegression(C=1e3).fit(held.reshape(-1, 1), y)
+        self._scale = platt(self._model.decision_function(x) if held is None else held, y)
 
     def scores(self, pictures: Sequence[PILImage.Image]) -> list[float]:
         """Calibrated P(fake). Raises DataError before ``fit``."""
@@ -67,7 +71,8 @@ class _Linear:
         if not pictures:
             return []
         x = np.stack([self.features(_array(picture)) for picture in pictures])
-        return self._platt.predict_proba(self._model.decision_function(x).reshape(-1, 1))[:, 1].tolist()
+        scale, shift = self._scale
+        return sigmoid(scale * self._model.decision_function(x) + shift).tolist()
 
     def maps(self, pictures: Sequence[PILImage.Image]) -> list[Array] | None:
         """None, where no map is drawn."""

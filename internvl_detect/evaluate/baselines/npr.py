@@ -4,19 +4,19 @@ The idea is of Tan et al., "Rethinking the Up-Sampling Operations in CNN-based G
 Deepfake Detection", CVPR 2024: up-sampling layers leave relations between neighbouring pixels. This is code of our own
 with a far smaller network, trained on what ``fit`` is given; it is not the authors' model or weights.
 
-    Npr(steps=300).fit(pictures, fake)
+    Npr(steps=600).fit(pictures, fake)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image as PILImage
 
 from internvl_detect.errors import DataError
-from internvl_detect.evaluate.baselines import both_classes
+from internvl_detect.evaluate.baselines import both_classes, platt, sigmoid
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,17 +30,19 @@ class Npr:
     """Four convolution blocks on the residual at native pixels; random crops and flips, AdamW, one cycle.
 
     ``steps`` of ``batch`` crops, half of each class; ``seed`` fixes weights and order. The log-odds are scaled on a
-    tenth of the training pictures that the network did not see (Platt 1999).
+    tenth of the groups that the network did not see (Platt 1999).
     """
 
     name, fits = "NPR, small", True
 
-    def __init__(self, *, steps: int = 300, batch: int = 24, lr: float = 3e-3, seed: int = 0) -> None:
+    def __init__(self, *, steps: int = 600, batch: int = 24, lr: float = 3e-3, seed: int = 0) -> None:
         self.steps, self.batch, self.lr, self.seed = steps, batch, lr, seed
         self._net: Any = None
         self._scale = (1.0, 0.0)
 
-    def fit(self, pictures: Iterable[PILImage.Image], fake: Sequence[int]) -> None:
+    def fit(
+        self, pictures: Iterable[PILImage.Image], fake: Sequence[int], groups: Sequence[Hashable] | None = None
+    ) -> None:
         """Train. The pictures are held in memory as bytes. Raises DataError without both classes."""
         import torch
         from torch.nn import functional as F
@@ -48,11 +50,13 @@ class Npr:
         y = both_classes(fake, self.name)
         arrays = [_padded(picture) for picture in pictures]
         rng = np.random.default_rng(self.seed)
-        held = np.zeros(len(y), bool)
-        for label in (0, 1):
-            own = rng.permutation(np.flatnonzero(y == label))
-            held[own[: len(own) // 10]] = True
+        group = np.arange(len(y)) if groups is None else np.unique(np.array(groups, str), return_inverse=True)[1]
+        n_groups = int(group.max()) + 1
+        held = np.isin(group, rng.permutation(n_groups)[: n_groups // 10])
         parts = [np.flatnonzero((y == label) & ~held) for label in (0, 1)]
+        if not all(len(part) for part in parts):  # one group has a class to itself: nothing is held out
+            held[:] = False
+            parts = [np.flatnonzero(y == label) for label in (0, 1)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             net = _network()
@@ -71,7 +75,7 @@ class Npr:
         self._net = net.eval()
         if held.any() and len(set(y[held].tolist())) == 2:
             rows = np.flatnonzero(held)
-            self._scale = _platt(np.array([self._log_odds(arrays[i]) for i in rows]), y[rows])
+            self._scale = platt(np.array([self._log_odds(arrays[i]) for i in rows]), y[rows])
 
     def scores(self, pictures: Sequence[PILImage.Image]) -> list[float]:
         """Calibrated P(fake), the mean log-odds of the corners' crops. Raises DataError before ``fit``."""
@@ -79,7 +83,7 @@ class Npr:
             raise DataError(f"{self.name} was not fitted", do="call fit first")
         scale, shift = self._scale
         odds = np.array([self._log_odds(_padded(picture)) for picture in pictures])
-        return (1 / (1 + np.exp(-np.clip(scale * odds + shift, -50, 50)))).tolist()
+        return sigmoid(scale * odds + shift).tolist()
 
     def maps(self, pictures: Sequence[PILImage.Image]) -> list[Array] | None:
         """None: it judges whole crops."""
@@ -127,16 +131,3 @@ def _crop(rgb: Array, rng: np.random.Generator) -> Array:
     y, x = (int(rng.integers(side - CROP_PX + 1)) for side in rgb.shape[:2])
     cut = rgb[y : y + CROP_PX, x : x + CROP_PX]
     return cut[:, ::-1] if rng.random() < 0.5 else cut
-
-
-def _platt(odds: Array, y: Array) -> tuple[float, float]:
-    """Scale and shift of log-odds by regularised Newton steps; the scale is kept positive, so order never turns."""
-    scale, shift = 1.0, 0.0
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(scale * odds + shift, -50, 50)))
-        weight = p * (1 - p) + 1e-6
-        x = np.stack([odds, np.ones_like(odds)])
-        gradient = x @ (p - y) + 0.1 * np.array([scale - 1.0, shift])
-        step = np.linalg.solve((x * weight) @ x.T + 0.1 * np.eye(2), gradient)
-        scale, shift = max(1e-3, scale - float(step[0])), shift - float(step[1])
-    return scale, shift

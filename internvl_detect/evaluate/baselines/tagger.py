@@ -7,7 +7,7 @@ Not fitted here: its weights are those of ``train-tag``. ``path`` is "nano" for 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ class Tagger:
         self.path, self.name = path, f"domain tagger ({path})"
         self._tagger: Any = None
 
-    def fit(self, pictures: Iterable[PILImage.Image], fake: Sequence[int]) -> None:
+    def fit(
+        self, pictures: Iterable[PILImage.Image], fake: Sequence[int], groups: Sequence[Hashable] | None = None
+    ) -> None:
         """Nothing to learn here."""
 
     def scores(self, pictures: Sequence[PILImage.Image]) -> list[float]:

@@ -37,7 +37,8 @@ export function verdictCard(row, view) {
     return card;
   }
   const decides = row.evidence.find((item) => item.details?.strength === "decides");
-  head.append(el("p", {}, decides ? say("byC2pa") : say(`why_${key(row)}`)));
+  const apart = state === "unsure" && row.evidence.some((item) => item.details?.disagrees === true);
+  head.append(el("p", {}, decides ? say("byC2pa") : say(apart ? "why_apart" : `why_${key(row)}`)));
   if (row.stretch) {
     const seconds = (value) => value.toFixed(1) + " s";
     head.append(el("p", { class: "stretch" }, say(state === "fake" ? "stretch_fake" : "stretch", { from: seconds(row.stretch.start_s), to: seconds(row.stretch.end_s) })));
@@ -82,9 +83,15 @@ function against(row, item) {
 
 function evidence(row) {
   const cards = [];
+  const reasons = row.reasons, apart = reasons?.contradictions ?? [];
   if (row.words) {
-    const other = (row.decision === "fake" && /^no\b/i.test(row.words)) || (row.decision === "authentic" && /^yes\b/i.test(row.words));
-    cards.push(el("li", { class: other ? "against" : null }, el("div", { class: "row" }, el("h3", { class: "grow" }, say("source_words")), other ? el("span", { class: "badge against" }, say("disagree")) : null), el("blockquote", { lang: "en" }, row.words), el("p", { class: "soft small" }, say("wordsHint"))));
+    const said = reasons ? list([
+      ...(reasons.whether == null ? [] : [["whether", say(reasons.whether ? "whether_yes" : "whether_no")]]),
+      ...(reasons.where ? [["where", reasons.where.place]] : []),
+      ...(reasons.basis.length ? [["basis", [...new Set(reasons.basis.map((one) => one.aspect))].join(", ")]] : [])]) : null;
+    const card = el("li", { class: apart.length ? "against" : null }, el("div", { class: "row" }, el("h3", { class: "grow" }, say("source_words")), apart.length ? el("span", { class: "badge against" }, say("contradiction")) : null), el("blockquote", {}, row.words), said);
+    card.append(...apart.map((text) => el("p", { class: "contradiction", lang: "en" }, text)), el("p", { class: "soft small" }, say("wordsHint")));
+    cards.push(card);
   }
   for (const item of row.evidence) {
     const other = against(row, item), strength = item.details?.strength;
@@ -92,8 +99,10 @@ function evidence(row) {
     const head = el("div", { class: "row" }, el("h3", { class: "grow" }, name));
     if (known(`strength_${strength}`)) head.append(el("span", { class: `badge ${strength}` }, say(`strength_${strength}`)));
     if (other) head.append(el("span", { class: "badge against" }, say("disagree")));
-    const more = Object.entries(item.details ?? {}).filter(([k, v]) => k !== "strength" && v != null && v !== "");
+    const more = Object.entries(item.details ?? {}).filter(([k, v]) => !["strength", "tag", "probabilities", "disagrees"].includes(k) && v != null && v !== "");
+    const shares = Object.entries(item.details?.probabilities ?? {}).filter(([, share]) => finite(share)).sort((a, b) => b[1] - a[1]).slice(0, 8);
     cards.push(el("li", { class: other ? "against" : null }, head, el("p", { lang: "en" }, item.summary),
+      shares.length ? list(shares.map(([tag, share]) => [known(`tag_${tag}`) ? `tag_${tag}` : tag, percent(share)])) : null,
       more.length ? el("details", { class: "small" }, el("summary", { class: "soft" }, say("more")), el("dl", {}, more.slice(0, 40).map(([k, v]) =>
         [el("dt", {}, k.replaceAll("_", " ")), el("dd", {}, (typeof v === "object" ? JSON.stringify(v) : String(v)).slice(0, 2000))]))) : null));
   }

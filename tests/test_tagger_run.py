@@ -1,0 +1,153 @@
+"""Claims about a tagger's run: what is fitted is fitted on validation, what is left out is only measured on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from internvl_detect.errors import ConfigError, DataError
+from internvl_detect.model.domain_tag import TAGS, DomainTagger, Tagged
+from internvl_detect.model.tagger_net import Shape, TaggerNet
+from internvl_detect.train.nano_rows import guess, row_of
+from internvl_detect.train.tag_data import TagRow
+from internvl_detect.train.tagger import TagTraining
+from internvl_detect.train.tagger_fit import THRESHOLDS, Looked, fit, map_counts, pixel_f1, summary
+from internvl_detect.train.tagger_run import drawn, recipe_of, run
+
+SMALL = Shape(widths=(4, 8, 8, 16, 16), blocks=(0, 1, 1, 1), map_width=8)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Twelve pictures of each split: noise, noise with a smooth square and its mask, flat colours of two sources."""
+    folder, rng, found = tmp_path_factory.mktemp("run"), np.random.default_rng(0), []
+    for i in range(12):
+        split = ("train", "train", "val", "test")[i % 4]
+        rgb = rng.integers(60, 200, (96, 96, 3), np.uint8)
+        Image.fromarray(rgb).save(folder / f"{i}.png")
+        found.append(TagRow(str(folder / f"{i}.png"), "authentic", "", f"g{i}", split, "cameras"))
+        rgb[24:72, 24:72] = 120
+        Image.fromarray(rgb).save(folder / f"{i}_e.png")
+        Image.fromarray(np.pad(np.full((48, 48), 255, np.uint8), 24)).save(folder / f"{i}_m.png")
+        found.append(
+            TagRow(str(folder / f"{i}_e.png"), "photoshop", str(folder / f"{i}_m.png"), f"g{i}", split, "edits")
+        )
+        Image.new("RGB", (96, 96), (i, 90, 120)).save(folder / f"{i}_g.png")
+        source = "one" if i % 8 < 4 else "two"
+        found.append(TagRow(str(folder / f"{i}_g.png"), "ai_generated", "", f"f{i}", split, source))
+    return found
+
+
+def test_a_run_leaves_a_tagger_that_loads_and_says_what_it_measured(rows, tmp_path):
+    how = TagTraining(steps=30, batch=8, sizes_px=(64,), workers=0, lr=4e-3, shape=SMALL)
+    result = run(rows, tmp_path / "mine", how, left_out=["two"], echo=lambda text: None)
+    tagger = DomainTagger.load(tmp_path / "mine" / "tagger")
+    assert tagger.map_threshold in THRESHOLDS
+    assert result == json.loads((tmp_path / "mine" / "run.json").read_text())
+    assert set(result["metrics"]) == {"val", "test", "left_out"}
+    assert set(result["metrics"]["left_out"]["by_source"]) == {"two"}
+    assert "two" not in result["metrics"]["test"]["by_source"]
+    assert result["metrics"]["test"]["all"]["pictures"] == 3 * 3 - sum(
+        r.source == "two" for r in rows if r.split == "test"
+    )
+
+
+def test_without_a_validation_split_there_is_nothing_to_fit_on(rows, tmp_path):
+    with pytest.raises(DataError, match="'val'"):
+        run([r for r in rows if r.split == "train"], tmp_path, TagTraining(steps=1, shape=SMALL))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"stepz": 3},
+        {"steps": 0},
+        {"steps": "many"},
+        {"sizes_px": [100]},
+        {"shares": [1, 2]},
+        {"shape": {"wide": 3}},
+        {"lr": 2},
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(values):
+    with pytest.raises(ConfigError, match="recipe"):
+        recipe_of(values)
+    assert recipe_of({"steps": 7, "shape": {"widths": [4, 8, 8, 16, 16]}}).shape.widths == (4, 8, 8, 16, 16)
+
+
+def looked(shift: float = 2.0, scale: float = 3.0) -> list[Looked]:
+    """Answers that are right in their order, overconfident and shifted towards one tag."""
+    rng, found = np.random.default_rng(0), []
+    for i in range(400):
+        tag = int(rng.integers(5))
+        logits = rng.normal(0, 1, 5)
+        logits[tag] += 1.5
+        logits = scale * logits
+        logits[1] += shift
+        logs = logits - np.log(np.exp(logits).sum())
+        found.append(Looked(TagRow(f"{i}", TAGS[tag]), logs, None))
+    return found
+
+
+def test_the_fit_lowers_the_cross_entropy_of_overconfident_and_shifted_answers():
+    tagger, answers = DomainTagger(TaggerNet(SMALL)), looked()
+    fit(tagger, answers)
+    assert tagger.temperature > 1.5 and tagger.bias[1] < -1
+
+    def entropy(temperature: float, bias: tuple[float, ...]) -> float:
+        logits = (np.stack([one.logs for one in answers]) + np.array(bias)) / temperature
+        truth = torch.tensor([TAGS.index(one.row.tag) for one in answers])
+        return float(torch.nn.functional.cross_entropy(torch.from_numpy(logits), truth))
+
+    assert entropy(tagger.temperature, tagger.bias) < entropy(1.0, (0.0,) * 5) - 0.2
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_counts_of_the_map_are_those_of_thresholding_it(seed, share):
+    rng = np.random.default_rng(seed)
+    probability, truth = rng.random((9, 7)).astype(np.float32), rng.random((9, 7)) < share
+    counts = map_counts(probability, truth)
+    for (tp, fp, fn), threshold in zip(counts, THRESHOLDS, strict=True):
+        marked = probability >= threshold
+        assert (tp, fp, fn) == ((marked & truth).sum(), (marked & ~truth).sum(), (~marked & truth).sum())
+    assert pixel_f1(np.array([0, 0, 0])) == 1 and pixel_f1(np.array([0, 3, 0])) == 0
+
+
+def test_the_summary_has_the_area_under_each_tag_and_their_mean():
+    found = summary(looked(0, 1), 0.5)
+    each = [found[f"auc_{tag}"] for tag in TAGS]
+    assert min(each) > 0.75 and found["macro_auc"] == pytest.approx(np.mean(each), abs=1e-3)
+
+
+def test_a_draw_takes_as_much_of_every_source_as_it_has(rows):
+    found = drawn(rows, 8)
+    assert len(found) == 8 and len({(r.tag, r.source) for r in found}) == 4
+    assert sorted(drawn(rows, 10**6), key=lambda r: r.path) == sorted(rows, key=lambda r: r.path)
+    assert drawn([dataclasses.replace(rows[0])], 5) == [rows[0]]
+
+
+def test_a_guess_names_a_place_only_where_enough_looks_edited():
+    cells = np.zeros((9, 9), np.float32)
+    cells[0, :3] = 0.9
+    shares = dict.fromkeys(TAGS, 0.1) | {"photoshop": 0.6}
+    assert guess(Tagged(shares, cells, 0.0), 0.5) == ("photoshop", "")
+    cells[:2, :3] = 0.9
+    assert guess(Tagged(shares, cells, 0.0), 0.5) == ("photoshop", "upper left")
+
+
+def test_a_row_marks_only_where_the_truth_of_the_mask_is_known():
+    edited = row_of("a.png", True, "It was edited.", ("photoshop", "upper"), "m.png", "tampered", "g", "s")
+    whole = row_of("a.png", True, "It was generated.", ("authentic", ""), "", "ai_generated", "g", "s")
+    real = row_of("a.png", False, "Nothing.", ("authentic", ""), "", "real", "g", "s")
+    said = [[turn["value"] for turn in row["conversations"]] for row in (edited, whole, real)]
+    assert [len(turns) for turns in said] == [6, 4, 6]
+    assert said[0][5] == said[2][5] == "<SEG>" and edited["mask"] == "m.png" and "mask" not in real
+    assert "Look at the upper part." in said[0][2] and said[0][3] == "Yes. It was edited." and said[2][1] == "No."
