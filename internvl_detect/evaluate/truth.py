@@ -55,7 +55,10 @@ class Truth:
         if path is None:
             row.label, row.error = "", row.error or f"no row of the data is {show(row.image, 200)}"
             return
-        self._left.pop(path, None)
+        if path not in self._left:
+            row.label, row.error = "", row.error or f"another row is of {show(path, 200)} too"
+            return
+        del self._left[path]
         true = of_manifest(self._rows[path])
         row.image, row.label, row.dataset = true.image, true.label, true.dataset
         row.group_id, row.truth_mask, row.facts = true.group_id, true.truth_mask, row.facts | true.facts
