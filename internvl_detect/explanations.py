@@ -133,13 +133,6 @@ def places_of(box_xyxy: Sequence[int], size_wh: tuple[int, int]) -> set[str]:
     return {f"{row} {column}".strip() or "middle" for row in rows for column in columns}
 
 
-def place_at(box_xyxy: Sequence[int], size_wh: tuple[int, int]) -> str:
-    """The one place in which a box has its centre."""
-    (left, top, right, bottom), (width, height) = box_xyxy, size_wh
-    x, y = (left + right) // 2, (top + bottom) // 2
-    return places_of((x, y, x, y), (width, height)).pop()
-
-
 def checked(
     reasons: Reasons,
     *,

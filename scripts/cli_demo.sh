@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # The main job, from nothing: sets up, fine-tunes the embedded model by LoRA for about a minute on forged cuts of the
-# photographs in the package, and judges a real photograph, an edited one, a rebuilt one and a clip. All may be set:
+# photographs in the package, and judges a real photograph, an edited one, a rebuilt one and a clip: tag, verdict, words
+# and mask in one process. All may be set:
 #   WEIGHT_PATH     model folder                        (nano, the embedded one; with another the training is left out)
 #   ADAPTER_PATH    LoRA adapter for WEIGHT_PATH        (nano: its own)
+#   TAGGER          domain tagger's folder, nano, none  (auto: the embedded one with nano)
 #   IMAGE_PATH      file or folder to judge             (the four samples)
 #   DTE_FDM_OUTPUT  results, one JSON line a file       (runs/demo/DTE-FDM_output.jsonl)
 #   MFLM_OUTPUT     folder for masks and overlays       (runs/demo/MFLM_output)
@@ -41,8 +43,8 @@ echo "== Judging ${files[*]}"
   echo "(by the adapter in the package; ADAPTER_PATH=$demo/training/adapter uses the one just trained)"
 rm -f "$rows"
 code=0
-"$ivdetect" detect "${files[@]}" --model "$weights" ${ADAPTER_PATH:+--adapter "$ADAPTER_PATH"} --explain --fakeshield \
-  --out "$rows" --masks "$masks" --report "$demo/report.html" || code=$?
+"$ivdetect" detect "${files[@]}" --model "$weights" ${ADAPTER_PATH:+--adapter "$ADAPTER_PATH"} --tagger "${TAGGER:-auto}" \
+  --explain --fakeshield --out "$rows" --masks "$masks" --report "$demo/report.html" || code=$?
 echo "Masks and overlays: $masks"
 echo "Report to open in a browser: $demo/report.html"
 exit "$code"

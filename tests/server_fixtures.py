@@ -33,18 +33,19 @@ def nano() -> Detector:
 class Gate:
     """A detector that judges only while the gate is open, and counts what it judged."""
 
-    def __init__(self) -> None:
+    def __init__(self, detector: Detector | None = None) -> None:
+        self.of = detector or nano()
         self.open = threading.Event()
         self.entered = threading.Event()
         self.judged: list[int] = []
-        self.detector = copy.copy(nano())
+        self.detector = copy.copy(self.of)
         self.detector.judge = self._judge  # type: ignore[method-assign]
 
     def _judge(self, jobs: Any, wanted: Any) -> Any:
         self.entered.set()
         assert self.open.wait(60)
         self.judged.append(len(jobs))
-        return nano().judge(jobs, wanted)
+        return self.of.judge(jobs, wanted)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -84,6 +85,70 @@ def test_report_masks_and_fakeshield_rows_come_out_of_one_run(photo, clip, tmp_p
     names = sorted(p.name for p in masks.iterdir())
     assert len(names) == 2 and names[0].endswith("_mask.png") and names[1].endswith("_overlay.png")
     assert all(Image.open(masks / name).size == (200, 120) for name in names)
+
+
+@pytest.fixture
+def tagger(tmp_path):
+    from test_domain_tag import lively
+
+    from internvl_detect.model.domain_tag import DomainTagger, save
+
+    net = lively()
+    return save(net, DomainTagger(net).settings(), tmp_path / "tagger")
+
+
+def test_with_a_tagger_masks_are_drawn_written_and_laid_over_the_report(photo, clip, tmp_path, model, tagger):
+    from PIL import Image
+
+    rows, report, masks = tmp_path / "rows.jsonl", tmp_path / "r.html", tmp_path / "masks"
+    path, film = photo(size=(200, 120)), clip()
+    where = ["--out", rows, "--report", report, "--masks", masks, "--frames", 2]
+    assert run("detect", path, film, "--explain", *where, "--tagger", tagger, *model)[0] == 0
+    first, second = map(json.loads, rows.read_text().splitlines())
+    assert first["domain_tag"] in first["tag_probabilities"] and 0 <= first["mask_share"] <= 1
+    assert {"tag_s", "mask_s"} <= set(first["timings"]) and second["domain_tag"]
+    names = {p.name.split("_", 2)[2] for p in masks.glob("photo_*")}
+    assert names == {"mask.png", "prob.png", "overlay.png"}
+    assert all(Image.open(p).size == (200, 120) for p in masks.glob("photo_*"))
+    drawn = [f["index"] for f in second["frames"] if f["mask_share"] is not None]
+    assert {p.name.split("_frame")[1] for p in masks.glob("clip_*_mask.png")} == {f"{i}_mask.png" for i in drawn}
+    assert 'class="layer"' in report.read_text()
+    again = tmp_path / "again.html"
+    assert run("report", rows, "--out", again, "--masks", masks)[0] == 0 and 'class="layer"' in again.read_text()
+    assert run("report", rows, "--out", again)[0] == 0 and 'class="layer"' not in again.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--mask"], 2, "without a domain tagger"),
+        (["--tagger", "nowhere"], 4, "does not exist"),
+        (["--tagger", "."], 4, "tagger.json"),
+        (["--language", "German"], 2, "--explain"),
+        (["--explain", "--language", "<IMG>"], 2, "language"),
+        (["--mask-adapter", "."], 4, "draws no masks"),
+    ],
+)
+def test_wrong_options_of_words_and_masks_say_what_would_be_right(photo, model, tmp_path, arguments, code, said):
+    arguments = [tmp_path if a == "." else a for a in arguments]
+    got, _, err = run("detect", photo(), *arguments, *model)
+    assert got == code and said in err
+
+
+def test_words_come_one_by_one_in_a_terminal_and_stay_out_of_pipes(photo, model, monkeypatch):
+    heard = []
+    from internvl_detect.detect import command
+
+    @contextlib.contextmanager
+    def live():
+        yield heard.append
+
+    monkeypatch.setattr(command, "_live", live)
+    assert run("detect", photo(), "--explain", *model)[0] == 0 and heard == []
+    monkeypatch.setattr("internvl_detect.detect.command.sys.stdout.isatty", lambda: True, raising=False)
+    made = command.DetectCommand(explain=True)
+    made.run([str(photo())], str(model[1]), None, device="cpu")
+    assert len(heard) > 1
 
 
 def test_a_report_can_be_made_of_stored_rows_and_after_a_resume_holds_all_of_them(photo, clip, tmp_path, model):

@@ -10,46 +10,49 @@ import math
 import numpy as np
 import pytest
 import torch
+from marked import FakeTagger, asked
+from marked import picture as red
 from PIL import Image
 from test_domain_tag import lively
 
-from internvl_detect.detect import Detector
+from internvl_detect.detect import Detector, looking
 from internvl_detect.detect.interface import Wanted, answer_of, logit, sigmoid
-from internvl_detect.errors import CheckpointError, ConfigError
+from internvl_detect.errors import AdapterError, CheckpointError, ConfigError
 from internvl_detect.media import cuts
 from internvl_detect.media.cuts import cut_media, open_media
 from internvl_detect.media.tiles import cut_tiles
 from internvl_detect.model.answer import Answerer
 from internvl_detect.model.calibration import Calibration
 from internvl_detect.model.checkpoint import load_base
-from internvl_detect.model.domain_tag import TAGS, DomainTagger, Tagged, save
+from internvl_detect.model.domain_tag import TAGS, DomainTagger, Tagged, save, spread
 from internvl_detect.model.mask import LightHead
+from internvl_detect.model.mask_adapter import add_mask_adapter
+from internvl_detect.model.masker import Masker
 from internvl_detect.model.prompts import encode_conversation, encode_turns
-from internvl_detect.model.seg import add_seg, seg_id
+from internvl_detect.model.seg import add_seg, seg_id, seg_turn
 from internvl_detect.questions import IMAGE_QUESTION, SEGMENT_QUESTION, explain_question, tagged
 from internvl_detect.serve import wire
 from internvl_detect.verdict import from_row
+
+pytest_plugins = ["training_fixtures", "mask_fixtures"]
 
 
 class Says:
     """A tagger that finds ``share`` of one tag in every picture, and an edit in its lower right ninth."""
 
-    name, map_threshold, channels = "says", 0.5, 3
+    name, fingerprint, map_threshold, channels = "says", "5" * 16, 0.5, 3
 
     def __init__(self, tag: str = "photoshop", share: float = 0.9) -> None:
         self.shares = dict.fromkeys(TAGS, (1 - share) / 4) | {tag: share}
-
-    def look_many(self, pictures):
-        return [self.look(picture) for picture in pictures]
 
     def look(self, picture):
         grid = np.zeros((-(-picture.height // 8), -(-picture.width // 8)), np.float32)
         grid[-(len(grid) // 3 or 1) :, -(len(grid[0]) // 3 or 1) :] = 0.8
         return Tagged(self.shares, grid, logit(1 - self.shares["authentic"]))
 
-    def features(self, picture):
-        small = picture.resize((-(-picture.width // 8), -(-picture.height // 8)))
-        return torch.from_numpy(np.asarray(small, np.float32) / 255).permute(2, 0, 1)
+    def look_with_features(self, picture):
+        small = picture.convert("RGB").resize((-(-picture.width // 8), -(-picture.height // 8)))
+        return self.look(picture), torch.from_numpy(np.asarray(small, np.float32) / 255).permute(2, 0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +149,7 @@ def test_a_mask_is_what_the_head_draws_from_a_fresh_conversation_s_seg(marking, 
         drawn = detector.looker.masker.draw(picture, Says().look(picture), seg, tiles[: len(boxes)], boxes)
         assert verdict.mask.shape == (90, 150) and drawn.std() > 0.01
         assert np.abs(verdict.mask / 255 - drawn).max() < 0.004
-        plain = detector.looker.masker.draw(picture, Says().look(picture), None, None, [])
+        plain = spread(Says().look(picture).map, picture.size)
         assert np.abs(drawn - plain).max() > 0.02
 
 
@@ -284,9 +287,43 @@ def test_a_mask_needs_a_tagger_and_a_tagger_needs_its_files(loaded, tiny_folder,
             Detector.from_pretrained(tiny_folder, tagger=folder)
 
 
-def test_a_head_that_was_trained_with_another_tagger_is_refused(marking):
-    with pytest.raises(ConfigError, match="3 features"):
-        Detector(marking, tagger=DomainTagger(lively()))
+def test_features_that_do_not_fit_into_memory_are_seen_again_and_draw_the_same(marking, photo, monkeypatch):
+    detector, path = made(marking), photo()
+    kept = detector.detect(path, mask=True).mask
+    monkeypatch.setattr(looking, "KEPT_BYTES", 0)
+    assert np.array_equal(detector.detect(path, mask=True).mask, kept)
+
+
+def test_an_adapter_that_only_draws_leaves_words_and_score_and_reads_in_its_own_tiles(place, drawing, tmp_path):
+    class Fake(FakeTagger):
+        def look_with_features(self, picture):
+            seen, features = FakeTagger().look_with_features(picture)
+            return dataclasses.replace(Says().look(picture), map=seen.map), features
+
+    words, loaded = load_base(place / "base"), load_base(place / "base")
+    add_mask_adapter(loaded, drawing.adapter)
+    tiles = dataclasses.replace(loaded.settings.tiles, tile_px=28, max_tiles=2)
+    both = Detector(loaded, tiles=tiles, tagger=Fake())
+    red().save(tmp_path / "a.png")
+    got = both.detect(tmp_path / "a.png", explain=True, mask=True)
+    said = Detector(words, tiles=tiles, tagger=Fake()).detect(tmp_path / "a.png", explain=True)
+    assert (got.score, got.words) == (said.score, said.words)
+    alone = load_base(place / "base", adapter=drawing.adapter)
+    request, boxes = asked(alone, red(), IMAGE_QUESTION)
+    assert len(request.tiles) != len(cut_tiles(red(), tiles))
+    answerer = Answerer(alone)
+    state = answerer.follow(answerer.prefill([request]), [seg_turn(alone, answer_of(logit(said.score)))])
+    look, features = Fake().look_with_features(red())
+    masker = Masker.of(alone, Fake())
+    wanted = masker.draw(red(), look, state.hidden[0], state.tiles[0], boxes, features)
+    assert np.abs(got.mask / 255 - wanted).max() < 0.004
+    (many,) = both.detect_many([tmp_path / "a.png"], mask=True)
+    assert np.array_equal(many.mask, got.mask)
+
+
+def test_a_head_that_was_trained_with_another_tagger_is_refused(marking, photo):
+    with pytest.raises(AdapterError, match="domain tagger"):
+        Detector(marking, tagger=DomainTagger(lively())).detect(photo(), mask=True)
 
 
 def test_a_tagger_that_fails_on_one_file_leaves_the_others_their_verdicts(loaded, photo):

@@ -8,6 +8,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,9 +17,11 @@ from PIL import Image
 from rich.console import Console
 
 from internvl_detect.errors import OutputError
+from internvl_detect.explanations import Basis, Reasons, Where
 from internvl_detect.report import words
 from internvl_detect.report.html import render, thumbnail, write_report
 from internvl_detect.report.markdown import escape, to_markdown
+from internvl_detect.report.overlay import layer_of, without_masks
 from internvl_detect.report.terminal import print_rows
 from internvl_detect.verdict import Evidence, Failure, Frame, Region, Stretch, Verdict
 
@@ -65,7 +68,11 @@ def full_of(text: str, *, kind: str = "image") -> list[Verdict | Failure]:
         notes=(f"model {said}", said),
         timings={said: 1.0},
         evidence=evidence,
-        regions=(Region((1, 2, 30, 40), 0.8),),
+        regions=(Region((1, 2, 30, 40), 0.8, 900, said),),
+        reasons=Reasons(True, Where(said, said), (Basis(said, said),), (said,)),
+        domain_tag=said,
+        tag_probabilities={said: 0.7, "authentic": 0.3},
+        mask_share=0.25,
         width=100,
         height=50,
     )
@@ -331,3 +338,35 @@ class _Breaking(Verdict):
         if name == "evidence":
             raise ZeroDivisionError
         return super().__getattribute__(name)
+
+
+def test_every_format_says_the_first_look_the_reasons_and_what_contradicts() -> None:
+    found = Reasons(True, Where("upper left", "There."), (Basis("edges", "A hard outline."),), ("They disagree here.",))
+    seen = {"tag_probabilities": {"photoshop": 0.71, "authentic": 0.29}, "domain_tag": "photoshop"}
+    row = verdict(
+        words="Yes.", reasons=found, mask_share=0.125, regions=(Region((0, 0, 9, 9), 0.8, 80, "There."),), **seen
+    )
+    html = Page(page_of([row])).text
+    for text in (html, to_markdown([row]), printed([row])):
+        for wanted in ("photoshop 71%", "upper left", "A hard outline.", "They disagree here.", "12.5%", "80 pixels"):
+            assert wanted in text
+    assert "They disagree here." in printed([row], verbose=False)
+
+
+def test_a_disagreement_of_the_parts_is_the_reason_for_an_unsure_verdict() -> None:
+    apart = (Evidence("domain_tag", "a first look says: authentic", 0.02, {"disagrees": True}),)
+    assert "disagree" in words.explanation(verdict(decision="unsure", evidence=apart))
+    assert "thresholds" in words.explanation(verdict(decision="unsure"))
+
+
+def test_a_mask_lies_over_its_picture_as_a_layer() -> None:
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:20, 5:25] = 200
+    row = verdict(mask=mask, mask_threshold=0.5)
+    layer = layer_of(row)
+    alpha = np.asarray(Image.open(io.BytesIO(layer)).getchannel("A"))
+    assert ((alpha > 0) == (mask > 0)).all()
+    tags = Page(page_of([row], thumbnails={row.path: jpeg()}, layers={row.path: layer})).tags
+    shown = [attributes for tag, attributes in tags if tag == "img"]
+    assert [a.get("class") for a in shown] == [None, "layer"] and shown[1]["src"].startswith("data:image/png")
+    assert without_masks(row).mask is None and layer_of(verdict()) is None

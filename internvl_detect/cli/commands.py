@@ -18,6 +18,7 @@ from internvl_detect.cli.options import (
     Dtype,
     Frames,
     Json,
+    MaskAdapter,
     MaxTiles,
     Model,
     RayWorkers,
@@ -42,6 +43,7 @@ def detect(
     model: Model = "nano",
     adapter: Adapter = None,
     tagger: Tagger = "auto",
+    mask_adapter: MaskAdapter = None,
     explain: Annotated[bool, typer.Option("--explain", "-e", help="Add the model's words.")] = False,
     language: Annotated[str | None, typer.Option(help="Language of the words, such as German.")] = None,
     max_words: Annotated[int, typer.Option(min=1, max=4096, help="Most tokens of the words.")] = 64,
@@ -126,6 +128,7 @@ def detect(
     options: dict[str, Any] = {"dtype": dtype, "device": device, "attn": attn, "quantize": quantize}
     options |= {"max_tiles": max_tiles, "tile_mode": tile_mode, "question": question, "word_tokens": max_words}
     options |= {"provenance": not no_provenance, "trust": read_anchors(trust), "tagger": tagger}
+    options |= {"mask_adapter": mask_adapter}
     raise typer.Exit(command.run(files or [], model, adapter, **options))
 
 

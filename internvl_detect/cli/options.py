@@ -12,6 +12,7 @@ Adapter = Annotated[str | None, typer.Option("--adapter", "-a", help="LoRA adapt
 Tagger = Annotated[
     str, typer.Option(help="Domain tagger's folder; nano: the embedded one; none; auto: the embedded with nano.")
 ]
+MaskAdapter = Annotated[str | None, typer.Option(help="Another adapter's folder, which draws; words stay --adapter's.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Frames = Annotated[int, typer.Option(min=1, max=512, help="Frames of a clip to look at.")]

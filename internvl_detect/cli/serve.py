@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from internvl_detect.cli.options import Adapter, Device, Dtype, MaxTiles, Model, Tagger
+from internvl_detect.cli.options import Adapter, Device, Dtype, MaskAdapter, MaxTiles, Model, Tagger
 
 serve = typer.Typer(help="Serve detection over HTTP, with a page.", invoke_without_command=True, rich_markup_mode=None)
 DataDir = Annotated[
@@ -22,6 +22,7 @@ def run_server(
     model: Model = "nano",
     adapter: Adapter = None,
     tagger: Tagger = "auto",
+    mask_adapter: MaskAdapter = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all needs a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     data_dir: DataDir = DEFAULT_FOLDER,
@@ -105,7 +106,13 @@ def run_server(
 
             torch.set_num_threads(max(1, torch.get_num_threads() // lanes))
         fitted = read_calibration(calibration) if calibration else None
-        options: dict[str, Any] = {"device": device, "dtype": dtype, "max_tiles": max_tiles, "tagger": tagger}
+        options: dict[str, Any] = {
+            "device": device,
+            "dtype": dtype,
+            "max_tiles": max_tiles,
+            "tagger": tagger,
+            "mask_adapter": mask_adapter,
+        }
         return Detector.from_pretrained(model, adapter, calibration=fitted, **options)
 
     run(settings, load, verbose=verbose)

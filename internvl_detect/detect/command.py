@@ -98,12 +98,14 @@ class DetectCommand:
         for row, question in rows:
             codes.append(row.exit_code if isinstance(row, Failure) else EXIT_OK)
             content = self._row(row) | ({"question": question} if question else {})
-            if results:
-                results.write(content)
             if self.masks and isinstance(row, Verdict):
                 from internvl_detect.report.overlay import write_masks
 
-                write_masks(row, self.masks)
+                written = write_masks(row, self.masks)
+                if self.fakeshield and row.kind == "image":  # what 'evaluate --masks' reads beside the words
+                    content["mask"] = written["mask" if row.mask is None else "prob"]
+            if results:
+                results.write(content)
             if self.report:
                 from internvl_detect.report.overlay import layer_of, without_masks
 

@@ -43,7 +43,7 @@ class Detector:
 
     ``loaded`` is a LoadedModel, or whatever else has its ``name``, ``settings`` and ``tile_px``; ``asker`` then makes
     who answers for it, from it, the calibration and the number of tokens of words. ``tagger`` is a DomainTagger, or
-    None: then there is no tag, no mask and no fused score.
+    None: then there is no tag, no mask and no fused score. ``mask_name`` names an adapter that only draws.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Detector:
         provenance: bool = True,
         trust: str | None = None,
         tagger: Any = None,
+        mask_name: str = "",
     ) -> None:
         self.loaded = loaded
         self.tiles = tiles or loaded.settings.tiles
@@ -72,6 +73,7 @@ class Detector:
             from internvl_detect.detect.jobs import Asker as asker  # torch
         self.asker = asker(loaded, self.calibration, word_tokens)
         self.looker: Any = None
+        self.mask_name = mask_name
         if tagger is not None:
             from internvl_detect.detect.looking import Looker  # torch
 
@@ -95,6 +97,7 @@ class Detector:
         max_tiles: int | None = None,
         tile_mode: str | None = None,
         tagger: str | Path | None = "auto",
+        mask_adapter: str | Path | None = None,
         **options: Any,
     ) -> Detector:
         """Load ``base`` ("nano" is the embedded model) with ``adapter``; see ``load_base`` for the rest.
@@ -103,7 +106,8 @@ class Detector:
         ones; its answer "yes" must mean fake. ``provenance`` adds what the file says of its origin as evidence, and
         lets a valid C2PA manifest that says "made by AI" decide; ``trust`` is PEM text of trusted C2PA anchors.
         ``tagger``: a domain tagger's folder, "nano" for the embedded one, None for none; "auto" is the embedded one
-        for the embedded model. Raises CheckpointError, and ConfigError for settings that do not fit.
+        for the embedded model. ``mask_adapter``: another adapter's folder, which draws.
+        Raises CheckpointError, and ConfigError for settings that do not fit.
         """
         from internvl_detect.model.checkpoint import load_base
         from internvl_detect.model.embedded import resolve_tagger
@@ -111,6 +115,12 @@ class Detector:
         folder = resolve_tagger(tagger, base)
 
         loaded = load_base(base, adapter=adapter, dtype=dtype, device=device, attn=attn, quantize=quantize)
+        if mask_adapter is not None:
+            from internvl_detect.model.mask_adapter import add_mask_adapter
+            from internvl_detect.model.settings import adapter_label
+
+            add_mask_adapter(loaded, Path(mask_adapter))
+            options["mask_name"] = adapter_label(Path(mask_adapter))
         change: dict[str, Any] = {"max_tiles": max_tiles, "mode": tile_mode}
         tiles = dataclasses.replace(loaded.settings.tiles, **{k: v for k, v in change.items() if v is not None})
         return cls(loaded, tiles=tiles, tagger=load_tagger(folder, loaded.device) if folder else None, **options)
@@ -126,7 +136,9 @@ class Detector:
         loaded = self.loaded
         facts = {"model": loaded.name, "base": loaded.fingerprint, "calibration": self.calibration.to_dict()}
         if self.looker is not None:
-            facts["domain tagger"] = f"{self.looker.tagger.name} {self.looker.tagger.fingerprint()}"
+            facts["domain tagger"] = f"{self.looker.tagger.name} {self.looker.tagger.fingerprint}"
+        if self.mask_name:
+            facts["mask"] = self.mask_name
         return facts
 
     def detect(
@@ -193,12 +205,14 @@ class Detector:
     def _wanted(self, explain: bool, mask: bool, language: str | None, tell: Callable[[str], None] | None) -> Wanted:
         if mask and not self.draws:
             raise ConfigError("a mask without a domain tagger", do="name one: --tagger FOLDER, or --tagger nano")
+        if mask:
+            _ = self.looker.masker  # one that does not fit is told before the first file
         return Wanted(explain, mask, language, tell)
 
     def _ask(self, jobs: Sequence[Job], wanted: Wanted) -> None:
         """Tag, verdict, words, mask; ``error`` of each job that fails."""
         if self.looker is not None:
-            self.looker.look(jobs)
+            self.looker.look(jobs, wanted)
         self.asker.ask([job for job in jobs if job.error is None], wanted)
         if self.looker is not None and wanted.mask:
             self.looker.draw(jobs)
@@ -209,7 +223,7 @@ class Detector:
         return self._verdict(job, wanted)
 
     def _verdict(self, job: Job, wanted: Wanted) -> Verdict:
-        threshold = self.looker.masker.threshold if self.looker is not None else None
+        threshold = self.looker.masker.threshold if job.drawn else None
         return verdict_of(
             job, loaded=self.loaded, calibration=self.calibration, wanted=wanted, mask_threshold=threshold
         )

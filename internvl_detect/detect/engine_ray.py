@@ -38,6 +38,8 @@ class OnRay:
         folder = resolve_tagger(options.get("tagger", "auto"), model)
         self.draws, self.streams = folder is not None, False
         options |= {"tagger": _anywhere(str(folder)) if folder else None}
+        if drawer := options.get("mask_adapter"):
+            options["mask_adapter"] = _anywhere(drawer)
         self._settings = (_anywhere(model), adapter and _anywhere(adapter), options)
 
     def rows(

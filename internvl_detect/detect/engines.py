@@ -148,11 +148,14 @@ def open_engine(
 
     if where.server is not None:
         refused = {"--calibration": calibration, "--adapter": adapter, "--question": options.get("question")}
+        refused["--mask-adapter"] = options.get("mask_adapter")
         refused["--tagger"] = None if options.get("tagger") == "auto" else options.get("tagger")
         if named := [name for name, value in refused.items() if value is not None]:
             raise ConfigError(f"{named[0]} with --server", expected="the server's own", do="leave it out")
         return OfServer(where.server, token_of(where.token_env), where.timeout)
     if where.backend == "openai":
+        if options.get("mask_adapter") is not None:
+            raise ConfigError("--mask-adapter with --backend openai", do="draw with --tagger, or with --backend local")
         kept = {k: options[k] for k in ("max_tiles", "question", "word_tokens", "tagger") if k in options}
         detector = open_served(
             where.url or "",

@@ -63,15 +63,25 @@ class Drawn:
     share: float
 
 
+@dataclass(frozen=True)
+class Mark:
+    """What a head draws from: the hidden state at ``<SEG>``, the tile tokens, and where the tiles lie in what the
+    tagger looked at; ``boxes`` None: as ``Job.tile_boxes`` says."""
+
+    seg: Any
+    tokens: Any
+    boxes: list[Box] | None = None
+
+
 @dataclass
 class Job:
     """One file on its way: its requests, then their log odds, in the same order.
 
     ``own`` is the file's own question, where it has one: the words answer it, and the score does not depend on it.
     ``error`` stands where the file could not be asked about. ``tile_boxes`` are, by request, the parts of the picture
-    that its tiles show, no thumbnail. ``looks`` are what a domain tagger made of the picture, or of each frame, and
-    ``places`` where it saw an edit ("" for nowhere); ``marks`` are, by request, the hidden state at ``<SEG>`` and the
-    tile tokens; ``drawn`` the masks, by look.
+    that its tiles show, no thumbnail. ``looks`` are what a domain tagger made of the picture, or of each frame,
+    ``places`` where it saw an edit ("" for nowhere), ``features`` its last ones where they were kept for the mask.
+    ``marks`` are by request, ``drawn`` the masks by look.
     """
 
     name: str
@@ -90,8 +100,9 @@ class Job:
     tile_boxes: dict[int, list[Box]] = field(default_factory=dict)
     looks: list[Any] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
+    features: list[Any] = field(default_factory=list)
     fusion: Fusion | None = None
-    marks: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    marks: dict[int, Mark] = field(default_factory=dict)
     drawn: dict[int, Drawn] = field(default_factory=dict)
 
     @property

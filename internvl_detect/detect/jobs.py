@@ -12,14 +12,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from internvl_detect.detect.interface import Job, Shown, Wanted, answer_of, looks_fake, reason_question, to_draw
+from internvl_detect.detect.interface import Job, Mark, Wanted, answer_of, looks_fake, reason_question, to_draw
 from internvl_detect.errors import CheckpointError, IvdetectError, ResourceError
+from internvl_detect.media.cuts import Shown, of_a_frame, own_pictures
 from internvl_detect.model.answer import Answerer, Prefilled, Request, Tell
 from internvl_detect.model.calibration import Calibration
 from internvl_detect.model.checkpoint import LoadedModel
+from internvl_detect.model.mask_adapter import drawing
 from internvl_detect.model.prompts import encode_question, encode_turns
-from internvl_detect.model.seg import seg_id
-from internvl_detect.questions import SEGMENT_QUESTION
+from internvl_detect.model.seg import seg_id, seg_turn
+from internvl_detect.model.settings import AdapterSettings
+from internvl_detect.questions import IMAGE_QUESTION
 
 PADDED_AT_MOST = 0.8  # the shortest prompt of a batch is at least this share of its longest
 NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
@@ -31,7 +34,7 @@ class Asker:
 
     def __init__(self, loaded: LoadedModel, calibration: Calibration, word_tokens: int = 64) -> None:
         self.answerer, self.calibration, self.word_tokens = Answerer(loaded), calibration, word_tokens
-        self.seg = seg_id(loaded)
+        self.has_seg, self.draws_apart = seg_id(loaded) is not None, loaded.mask_settings is not None
 
     def question(self, text: str, shown: Sequence[Shown], *, video: bool = False) -> Request:
         """Token ids and tiles; see ``Asks``."""
@@ -137,14 +140,16 @@ class Asker:
                 state = self.answerer.prefill([job.requests[worst]])
                 job.add_s("words_s", time.perf_counter() - began)
                 self._follow_up(state, [(job, worst)], Wanted(wanted.explain, False, wanted.language, wanted.tell))
-            if marked:
+            if marked and self.draws_apart:
+                self._mark_apart(marked)
+            elif marked:
                 state = self.answerer.prefill([job.requests[at] for _, at in marked])
                 self._mark(state, marked, [answer_of(odds) for odds in state.log_odds.tolist()])
         except NO_MEMORY as error:
             raise _too_large(job) from error
 
     def _marks(self, wanted: Wanted) -> bool:
-        return wanted.mask and self.seg is not None
+        return wanted.mask and self.has_seg
 
     def _follow_up(self, state: Prefilled, units: list[Unit], wanted: Wanted) -> None:
         """Kind of fake for those that look fake, then words and marks where they are wanted, from one batch."""
@@ -165,18 +170,42 @@ class Asker:
                 job.words = self.answerer.text(ids)
         for job in jobs:
             job.add_s("words_s", (time.perf_counter() - began) / len(jobs))
-        if self._marks(wanted):
+        if self._marks(wanted) and self.draws_apart:
+            self._mark_apart(units)
+        elif self._marks(wanted):
             self._mark(state, units, answers)
 
     def _mark(self, state: Prefilled, units: list[Unit], answers: Sequence[str | Sequence[int]]) -> None:
         """Let the conversation come to ``<SEG>``, and keep what a mask is drawn from."""
         began = time.perf_counter()
-        turns = [
-            [*encode_turns(self.answerer.tokenizer, answer, SEGMENT_QUESTION), self.seg or 0] for answer in answers
-        ]
-        state = self.answerer.follow(state, turns)
+        state = self.answerer.follow(state, [seg_turn(self.answerer.loaded, answer) for answer in answers])
         for row, (job, at) in enumerate(units):
-            job.marks[at] = state.hidden[row], state.tiles[row][: len(job.tile_boxes[at])]
+            job.marks[at] = Mark(state.hidden[row], state.tiles[row][: len(job.tile_boxes[at])])
+            job.add_s("mask_s", (time.perf_counter() - began) / len(units))
+
+    def _mark_apart(self, units: list[Unit]) -> None:
+        """The same where another adapter draws: it reads the pictures anew, in its own tiles, up to its ``<SEG>``."""
+        began = time.perf_counter()
+        loaded = self.answerer.loaded
+        settings: AdapterSettings = loaded.mask_settings  # type: ignore[assignment]
+        requests, boxes = [], []
+        for job, at in units:
+            clip = job.roles[at] == "frame"
+            tiles = of_a_frame(settings.tiles, settings.frame_tiles) if clip else settings.tiles
+            shown = Shown(own_pictures(job.media)[job.looked.index(at)], tiles)
+            ids = encode_question(
+                self.answerer.tokenizer,
+                IMAGE_QUESTION,
+                tiles_per_image=[len(shown.tiles)],
+                tokens_per_tile=loaded.tokens_per_tile,
+                system=settings.system_message,
+            )
+            requests.append(Request([*ids, *seg_turn(loaded, answer_of(job.odds[at]))], shown.tiles.pixels))
+            boxes.append(shown.boxes)
+        with drawing(loaded):
+            state = self.answerer.prefill(requests, keep_cache=False)
+        for row, (job, at) in enumerate(units):
+            job.marks[at] = Mark(state.hidden[row], state.tiles[row][: len(boxes[row])], boxes[row])
             job.add_s("mask_s", (time.perf_counter() - began) / len(units))
 
 

@@ -141,7 +141,7 @@ def schema() -> Any:
     columns |= {"width": whole, "height": whole, "sha256": text, "error": text, "exit_code": whole}
     columns |= {"reasons": reasons, "domain_tag": text, "tag_probabilities": pa.map_(text, real)}
     columns |= dict.fromkeys(("mask_share", "mask_threshold"), real)
-    columns |= dict.fromkeys(("question", "image", "outputs"), text)
+    columns |= dict.fromkeys(("question", "image", "outputs", "mask"), text)
     return pa.schema(list(columns.items()))
 
 

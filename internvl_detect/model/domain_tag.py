@@ -173,13 +173,6 @@ class DomainTagger:
             whole[:, row : row + cells.shape[1], column : column + cells.shape[2]] = cells
         return whole[:, : -(-picture.height // CELL_PX), : -(-picture.width // CELL_PX)]
 
-    def fingerprint(self) -> str:
-        """16 hex digits that tell its answers apart from another tagger's: of its weights and settings."""
-        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode())
-        for name, tensor in self.net.state_dict().items():
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
-
     def settings(self) -> dict[str, Any]:
         """What ``tagger.json`` holds."""
         numbers = {"temperature": self.temperature, "bias": list(self.bias), "map_threshold": self.map_threshold}

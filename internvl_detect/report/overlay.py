@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
-from internvl_detect.errors import IvdetectError, OutputError
+from internvl_detect.data.jsonl import atomically
+from internvl_detect.errors import IvdetectError
 from internvl_detect.media.image import open_image
 from internvl_detect.media.video import open_video
 from internvl_detect.report.html import LONG_SIDE_PX, thumbnail
@@ -44,11 +45,12 @@ def thumbnails(rows: Iterable[Verdict | Failure], film_frames: int = 16) -> dict
     return found
 
 
-def write_masks(verdict: Verdict, folder: Path) -> list[Path]:
-    """Write NAME_mask.png (L, 255 = marked) and NAME_overlay.png in the picture's own pixels; gives their paths.
+def write_masks(verdict: Verdict, folder: Path) -> dict[str, str]:
+    """Write NAME_mask.png (L, 255 = marked) and NAME_overlay.png in the picture's own pixels.
 
     A drawn mask is written as NAME_prob.png too (L, probability times 255). A picture without marks gets an empty mask;
-    of a clip those frames that a mask was drawn for are written, as NAME_frame12_mask.png. Raises OutputError when
+    of a clip those frames that a mask was drawn for are written, as NAME_frame12_mask.png. Gives the file names by what
+    stands after NAME: "mask", "prob", "overlay", "frame12_mask". Raises OutputError when
     writing fails, MediaError when the file can no longer be read.
     """
     stem = _safe_stem(verdict)
@@ -62,13 +64,10 @@ def write_masks(verdict: Verdict, folder: Path) -> list[Path]:
             if frame.mask is not None and frame.index in pictures:
                 name = f"{stem}_frame{frame.index}"
                 made |= _drawn(name, pictures[frame.index], frame.mask, verdict.mask_threshold, ())
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, picture in made.items():
-            picture.save(folder / name)
-    except OSError as error:
-        raise OutputError(f"{folder} could not be written ({error})", do="free disk space or choose another") from error
-    return [folder / name for name in made]
+    for name, picture in made.items():
+        with atomically(folder / name) as file:
+            picture.save(file, "PNG")
+    return {name[len(stem) + 1 : -len(".png")]: name for name in made}
 
 
 def _drawn(
@@ -84,7 +83,9 @@ def _drawn(
 
 def binary_mask(mask: np.ndarray, threshold: float | None) -> PILImage.Image:
     """L, 255 where a drawn mask (uint8, probability times 255) marks."""
-    return PILImage.fromarray(np.where(mask.astype(np.float32) / 255 >= (threshold or 0.5), 255, 0).astype(np.uint8))
+    return PILImage.fromarray(
+        np.where(mask.astype(np.float32) / 255 >= (0.5 if threshold is None else threshold), 255, 0).astype(np.uint8)
+    )
 
 
 def draw_mask(size: tuple[int, int], regions: Iterable[Region]) -> PILImage.Image:

@@ -18,11 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from internvl_detect.data.conversations.meta import make_row
 from internvl_detect.data.conversations.rows import IMAGE
-from internvl_detect.data.forge.words import phrasings, place_of
+from internvl_detect.data.forge.words import phrasings, place_seen
 from internvl_detect.data.jsonl import atomically
 from internvl_detect.errors import IvdetectError
 from internvl_detect.media.image import open_image
@@ -32,15 +30,13 @@ from internvl_detect.train.material import as_they_are, named
 from internvl_detect.train.tag_data import TagRow
 
 REPLACED = 0.08  # share of guesses that are drawn evenly from all tags
-LEAST_CELLS = 4  # a smaller spot on the map names no place
 ONE_TILE_PX = 224
 GENERATED_WORDS = "The picture was generated. It did not come from a camera."
 
 
 def guess(seen: Tagged, threshold: float) -> tuple[str, str]:
     """The likeliest tag, and the place of the map's suspicious cells, "" where there are too few."""
-    cells = seen.map >= threshold
-    return seen.tag, place_of(cells) if np.count_nonzero(cells) >= LEAST_CELLS else ""
+    return seen.tag, place_seen(seen.map >= threshold)
 
 
 def row_of(

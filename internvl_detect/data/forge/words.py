@@ -62,6 +62,9 @@ _UNSEEN = ("None of the usual traces is strong.", "No trace in particular was me
 _WHEN = ("It happens between {0:.1f} s and {1:.1f} s.", "From {0:.1f} s to {1:.1f} s it is not what was filmed.")
 
 
+LEAST_CELLS = 4  # a smaller spot on a tagger's map names no place
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a text claims; None, and no traces, where it does not say. ``place`` is one of PLACES or "whole"."""
@@ -80,6 +83,11 @@ def place_of(mask: np.ndarray) -> str:
     row = min(2, int(3 * ys.mean() / mask.shape[0]))
     column = min(2, int(3 * xs.mean() / mask.shape[1]))
     return PLACES[3 * row + column]
+
+
+def place_seen(cells: np.ndarray) -> str:
+    """The same of the cells that a tagger's map marks; "" where they are fewer than ``LEAST_CELLS``."""
+    return place_of(cells) if np.count_nonzero(cells) >= LEAST_CELLS else ""
 
 
 def words_of(record: dict[str, Any], rng: np.random.Generator) -> str:
