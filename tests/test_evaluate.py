@@ -165,6 +165,21 @@ def test_questions_with_a_label_are_judged_and_ones_without_are_failed_rows(data
     assert "no label and no mask" in got[4]["error"]
 
 
+def test_rows_and_masks_of_detect_are_graded_by_the_question_file_that_they_answer(data, tmp_path):
+    (tmp_path / "lists").mkdir()
+    file = tmp_path / "lists" / "questions.jsonl"
+    rows = [{"image": f"../pictures/{i}.png", "text": "", "label": i % 2} for i in (0, 1, 3)]
+    file.write_text("".join(json.dumps(row | ({"mask": f"../{i}_mask.png"} if i else {})) + "\n"
+                            for row, i in zip(rows, (0, 1, 3), strict=True)))  # fmt: skip
+    answers, drawn = tmp_path / "answers.jsonl", tmp_path / "drawn"
+    assert run("detect", "--questions", file, "--out", answers, "--masks", drawn, "--fakeshield")[0] == 0
+    out = tmp_path / "graded"
+    code, _, said = evaluate("--data", file, "--predictions", f"ours={answers}", "--masks", drawn, "--out", out)
+    report = json.loads((out / "evaluation.json").read_text())
+    assert code == 0 and report["lines"][0]["n_fake"] == 2 and not report["errors"], said
+    assert {line["n"] for line in report["localization"] if line["over"] == "tampered"} == {2}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

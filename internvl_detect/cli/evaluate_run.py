@@ -20,7 +20,7 @@ from internvl_detect.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, DataE
 from internvl_detect.evaluate.collect import System
 from internvl_detect.evaluate.prediction_file import shard_path
 from internvl_detect.evaluate.predictions import Prediction, read_predictions
-from internvl_detect.evaluate.subjects import is_question_file, rows_of
+from internvl_detect.evaluate.subjects import truth_of
 from internvl_detect.evaluate.truth import Truth, find_mask
 from internvl_detect.files import alone_in
 
@@ -62,9 +62,7 @@ class Evaluation(Judging):
         name = name if equals else file.stem
         root, truth = self.root or file.parent, None
         if self.data:
-            if is_question_file(self.data):
-                raise ConfigError("--data is a question file", expected="a manifest or selection with --predictions")
-            rows, root = rows_of(self.data, root=self.root, choice=self.choice, split=self.split, note=self.note)
+            rows, root = truth_of(self.data, root=self.root, choice=self.choice, split=self.split, note=self.note)
             truth = Truth(rows)
         ours = truth is not None
         return System(name, self._read(file, name, truth), root, self.masks or file.parent, ours, self.mask_threshold)

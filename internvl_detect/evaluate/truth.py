@@ -77,7 +77,11 @@ class Truth:
 
 
 def _plain(path: str) -> str:
-    return os.path.normpath(path.replace("\\", "/")).replace(os.sep, "/")
+    """As paths are compared: what leads up at the beginning says where a list lies, not which file it means."""
+    plain = os.path.normpath(path.replace("\\", "/")).replace(os.sep, "/")
+    while plain.startswith("../"):
+        plain = plain[3:]
+    return plain
 
 
 def inside(root: Path, path: str) -> Path:
