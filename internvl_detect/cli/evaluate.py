@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from internvl_detect.cli.options import Adapter, BatchSize, Device, Dtype, Frames, Json, MaxTiles
+from internvl_detect.cli.options import Adapter, BatchSize, Device, Dtype, Frames, Json, MaxTiles, Tagger
 
 
 def evaluate(
@@ -15,6 +15,7 @@ def evaluate(
         str | None, typer.Option("--model", "-m", help="Model folder, nano (embedded), or none: baselines alone.")
     ] = None,
     adapter: Adapter = None,
+    tagger: Tagger = "auto",
     data: Annotated[
         str, typer.Option(help="Manifest, folder of datasets, choice like 'ps|CASIA2', selection (YAML), or questions.")
     ] = "",
@@ -73,7 +74,7 @@ def evaluate(
         evaluate_run.show_published(out, as_json=json_)
         return
     judging = {"explain": explain, "frames": frames, "batch_size": batch_size, "max_words": max_words}
-    loading = {"max_tiles": max_tiles, "device": device, "dtype": dtype}
+    loading = {"tagger": tagger, "max_tiles": max_tiles, "device": device, "dtype": dtype}
     evaluation = evaluate_run.Evaluation(
         model=model,
         adapter=adapter,

@@ -116,8 +116,7 @@ class Judging:
         from internvl_detect.detect.question_rows import Asked
 
         options = {"explain": explain, "frames": self.judging["frames"], "batch_size": self.judging["batch_size"]}
-        if getattr(self.detector, "draws", False):
-            options["mask"] = True
+        options["mask"] = self.detector.draws
         return lambda asks: self.detector.detect_many(
             (Asked(*ask) if isinstance(ask, tuple) else ask for ask in asks), **options
         )
@@ -157,7 +156,7 @@ class Judging:
     @property
     def _map_threshold(self) -> float | None:
         """That of the model's masks; None where it draws none."""
-        return self.detector.looker.masker.threshold if getattr(self.detector, "draws", False) else None
+        return self.detector.looker.masker.threshold if self.detector.draws else None
 
     def _ready(self, root: Path, side: int | None) -> list[tuple[str, Any]]:
         from internvl_detect.evaluate.probes import ready
@@ -166,7 +165,8 @@ class Judging:
             return []
         fit_on, fit_root = subjects_of(self.fit, root=self.root, note=self.note) if self.fit else ([], root)
         measured = {subject.path for subject in self.subjects[0]}
-        fit_on = [subject for subject in fit_on if subject.path not in measured]
+        sources = {subject.truth.group_id for subject in self.subjects[0]} - {""}
+        fit_on = [s for s in fit_on if s.path not in measured and s.truth.group_id not in sources]
         return list(zip(self.baselines, ready(self.baselines, fit_on, root=fit_root, side_px=side), strict=True))
 
     def _keep_settings(self, out: Path, root: Path, side: int | None) -> None:
@@ -174,7 +174,9 @@ class Judging:
         facts = {"model": self.model_name, "adapter": self.adapter, "data": self.data, "choice": self.choice}
         facts |= {"split": self.split, "limit": self.limit, "side_px": side, "root": str(root)}
         facts |= {"calibration": str(self.calibration or ""), "max_tiles": self.loading["max_tiles"], **self.judging}
+        facts |= {"tagger": self.loading["tagger"], "answers": self.detector.facts if self.model_name else None}
         del facts["batch_size"]
+        facts = json.loads(json.dumps(facts))
         before = settings_of(out)
         other = [key for key in facts if before and before.get(key) != facts[key]]
         if other:
@@ -198,7 +200,8 @@ class Judging:
             found["robustness"] = robustness_lines(name, scores, subjects, rounds=min(500, self.rounds), **where)
         if self.faithfulness:
             level = self.mask_threshold or self._map_threshold or 0.5
-            found["faithfulness"] = faithfulness_of(self.verdicts(explain=True), subjects, map_threshold=level, **where)
+            told = faithfulness_of(self.verdicts(explain=True), subjects, map_threshold=level, **where)
+            found["faithfulness"] = {self.detector.loaded.name: told}
         return found
 
     def note(self, finding: Finding) -> None:

@@ -20,7 +20,7 @@ from internvl_detect.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, DataE
 from internvl_detect.evaluate.collect import System
 from internvl_detect.evaluate.prediction_file import shard_path
 from internvl_detect.evaluate.predictions import Prediction, read_predictions
-from internvl_detect.evaluate.subjects import is_question_file, rows_of
+from internvl_detect.evaluate.subjects import truth_of
 from internvl_detect.evaluate.truth import Truth, find_mask
 from internvl_detect.files import alone_in
 
@@ -56,20 +56,16 @@ class Evaluation(Judging):
             raise ConfigError("--robustness and --faithfulness judge again", expected="--model")
 
     def _theirs(self, given: str) -> System:
+        """Rows of others, with their truth from the data where that is named; then its paths are the data's own."""
         name, equals, path = given.partition("=")
         file = Path(path if equals else given)
-        before = settings_of(file.parent)
-        root = self.root or (Path(before["root"]) if before.get("root") else file.parent)
-        truth = None
+        name = name if equals else file.stem
+        root, truth = self.root or file.parent, None
         if self.data:
-            if not is_question_file(self.data):
-                rows, root = rows_of(self.data, root=self.root, choice=self.choice, split=self.split, note=self.note)
-                truth = Truth(rows)
-            else:
-                raise ConfigError("--data is a question file", expected="a manifest or selection with --predictions")
-        rows_ = self._read(file, name if equals else file.stem, truth)
-        return System(name if equals else file.stem, rows_, root, self.masks or file.parent,
-                      bool(before), self.mask_threshold)  # fmt: skip
+            rows, root = truth_of(self.data, root=self.root, choice=self.choice, split=self.split, note=self.note)
+            truth = Truth(rows)
+        ours = truth is not None
+        return System(name, self._read(file, name, truth), root, self.masks or file.parent, ours, self.mask_threshold)
 
     def _read(self, file: Path, name: str, truth: Truth | None) -> Iterator[Prediction]:
         bad = 0
@@ -99,11 +95,9 @@ class Evaluation(Judging):
         file = shard_path(folder, None)
         if not file.is_file():
             raise DataError(f"{folder} holds no {file.name}", expected="the folder of a run")
-        before = settings_of(folder)
-        root = Path(before["root"]) if before.get("root") else folder
-        return System(
-            folder.name or str(folder), read_predictions(file), root, folder, bool(before), self.mask_threshold
-        )
+        root = Path(settings_of(folder).get("root") or folder)
+        same = self.judges and root == self.subjects[1]
+        return System(folder.resolve().name, read_predictions(file), root, folder, same, self.mask_threshold)
 
     def _grade(self, systems: list[System]) -> int:
         from internvl_detect.evaluate.grade import Settings, grade

@@ -1,1 +1,1 @@
-"""How good a detector is: metrics and, later, runners and tables. Imports no torch."""
+"""How good a detector is: predictions read and made, figures with intervals, baselines, tables. Imports no torch."""

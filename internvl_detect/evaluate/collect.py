@@ -7,8 +7,6 @@ confident mistakes. Every failure is the row's own and is counted where its data
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 from array import array
 from collections import Counter
@@ -23,6 +21,7 @@ from PIL import Image as PILImage
 from internvl_detect.data.prepare.regions import read_mask
 from internvl_detect.errors import IvdetectError, MediaError
 from internvl_detect.evaluate.equalise import square
+from internvl_detect.evaluate.gallery import Mistake, mistakes
 from internvl_detect.evaluate.localization import LEVELS, histograms, read_drawn
 from internvl_detect.evaluate.predictions import DECISIONS, Prediction
 from internvl_detect.evaluate.slices import Parts
@@ -75,23 +74,22 @@ class Collected:
         self.said: list[tuple[int, int, list[float]]] = []
         self.pairs: list[tuple[str, str]] = []
         self.n_made_alike = 0
-        self._heaps: dict[str, list[tuple[float, int, Prediction]]] = {"called fake": [], "called real": []}
-        self._number = itertools.count()
+        self.mistakes: list[Mistake] = []
 
     def read(self) -> Collected:
         """Takes all rows in."""
-        for row in self.system.rows:
-            self._take(row)
+        self.mistakes = mistakes((row for row in self.system.rows if self._take(row)), most=MISTAKES)
         self._take_empty_masks()
         return self
 
-    def _take(self, row: Prediction) -> None:
+    def _take(self, row: Prediction) -> bool:
+        """Whether the row could be graded."""
         dataset = self.datasets.of(row.dataset)
         fake = row.fake
         if row.error or fake is None:
             self.failed[dataset] += 1
             self.tell(row, row.error or "its label is not known")
-            return
+            return False
         group = self.groups.of(row.group)
         score = math.nan if row.score is None else row.score
         self.keys.append(hash((row.dataset, row.image)))
@@ -102,29 +100,16 @@ class Collected:
         self.group.append(group)
         self.parts.add(row.facts, row.dataset)
         self.n_made_alike += "side_px" in row.facts
-        if row.score is not None:
-            self._keep_mistake(row, fake, score)
         if row.frames or str(row.facts.get("kind") or "").startswith("video"):
             self.clips.append((row, dataset, group))
         self._take_mask(row, dataset, group, bool(fake))
         if row.outputs and (true := str(row.facts.get("words") or "")):
             facts = facts_compared(row.outputs, true)
+            if "side_px" in row.facts:  # cut out of the picture that the true words tell of
+                facts |= dict.fromkeys(("place", "size", "claims"), math.nan)
             self.said.append((dataset, group, [rouge_l(row.outputs, true), *(facts[name] for name in FACTS)]))
             self.pairs.append((row.outputs, true))
-
-    def _keep_mistake(self, row: Prediction, fake: int, score: float) -> None:
-        if fake == (score >= 0.5):
-            return
-        heap = self._heaps["called real" if fake else "called fake"]
-        item = (1 - score if fake else score, -next(self._number), row)
-        if len(heap) < MISTAKES:
-            heapq.heappush(heap, item)
-        else:
-            heapq.heappushpop(heap, item)
-
-    def mistakes(self) -> dict[str, list[Prediction]]:
-        """The most confident ones of each kind, first the most confident."""
-        return {kind: [row for *_, row in sorted(heap, reverse=True)] for kind, heap in self._heaps.items()}
+        return True
 
     def _take_mask(self, row: Prediction, dataset: int, group: int, fake: bool) -> None:
         if fake and not row.truth_mask:

@@ -110,9 +110,9 @@ class Ranked:
             fp = float(every[self._at - 1]) - tp if self._at else 0.0
             self._by_rank(found, up, every, n_fake, n_real)
             found[_N["ece"]] = np.abs(np.add.reduceat(w * self._off, self._bins)).sum() / n
-            found[_N["brier"]] = w @ self._square / n
+            found[_N["brier"]] = dot(w, self._square) / n
         else:
-            tp, fp = float(w @ self._hit), float(w @ self._alarm)
+            tp, fp = dot(w, self._hit), dot(w, self._alarm)
         real_right, fake_right = _share(n_real - fp, n_real), _share(tp, n_fake)
         simple = {
             "accuracy": (tp + n_real - fp) / n,
@@ -123,8 +123,8 @@ class Ranked:
             "f1": _share(2 * tp, tp + fp + n_fake),
         }
         if self._decides:
-            decided = float(w @ self._decided)
-            simple |= {"coverage": decided / n, "decided_accuracy": _share(float(w @ self._right), decided)}
+            decided = dot(w, self._decided)
+            simple |= {"coverage": decided / n, "decided_accuracy": _share(dot(w, self._right), decided)}
         for name, value in simple.items():
             found[_N[name]] = value
         return found
@@ -134,11 +134,11 @@ class Ranked:
         tp, called = (up, every) if self._ends is None else (up[self._ends], every[self._ends])
         if n_fake:  # a threshold that calls nothing, as nothing of this draw lies there, has no part in it
             precision = np.divide(tp, called, out=np.ones_like(tp), where=called > 0)
-            found[_N["ap"]] = (tp[0] * precision[0] + (tp[1:] - tp[:-1]) @ precision[1:]) / n_fake
+            found[_N["ap"]] = (tp[0] * precision[0] + dot(tp[1:] - tp[:-1], precision[1:])) / n_fake
         if not n_fake or not n_real:
             return
         fp = called - tp
-        twice = fp[0] * tp[0] + (fp[1:] - fp[:-1]) @ (tp[1:] + tp[:-1])
+        twice = fp[0] * tp[0] + dot(fp[1:] - fp[:-1], tp[1:] + tp[:-1])
         found[_N["auc"]] = twice / 2 / (n_fake * n_real)
         for share, name in zip(FALSE_ALARMS, ("tpr_at_1_fpr", "tpr_at_5_fpr"), strict=True):
             at = _last_at_most(fp, n_real, share)
@@ -173,6 +173,11 @@ def constant_answers(n_real: int, n_fake: int) -> dict[str, dict[str, float]]:
         one_each = Ranked([score] * 2, [0, 1], [2 if score else 0] * 2)
         found[name] = dict(zip(FIGURES, one_each.values(np.array([n_real, n_fake])).tolist(), strict=True))
     return found
+
+
+def dot(a: Array, b: Array) -> float:
+    """The sum of products (N,) in this thread alone: BLAS would start threads that fight those of the bootstrap."""
+    return float(np.einsum("i,i", a, b))
 
 
 def _share(part: float, whole: float) -> float:

@@ -74,9 +74,7 @@ def grade(
             kept["curves"][one.system.name] = curves
     step("comparing")
     report |= kept | {"differences": _differences(collected, names, settings)}
-    report["mistakes"] = {
-        c.system.name: {k: [r.to_row() for r in v] for k, v in c.mistakes().items()} for c in collected
-    }
+    report["mistakes"] = {c.system.name: [m.to_dict() for m in c.mistakes] for c in collected}
     report["errors"] = [error for c in collected for error in c.errors]
     return report
 
@@ -217,7 +215,9 @@ def _difference(a: Collected, b: Collected, names: list[str], settings: Settings
         group = np.unique(a.column("group")[of_a[rows]], return_inverse=True)[1]
         both = [
             Ranked(
-                *(c.column(name)[of[rows]] for name in ("score", "fake", "decision")),
+                c.column("score")[of[rows]],
+                c.column("fake")[of[rows]],
+                c.column("decision")[of[rows]],
                 group,
                 threshold=settings.threshold,
             )

@@ -65,8 +65,8 @@ def means(values: Array, group: Array, n_groups: int) -> Values:
     counts = np.stack([np.bincount(group, k, n_groups) for k in known.T])
 
     def weighted(weights: Array) -> Array:
-        n = counts @ weights
-        return np.divide(sums @ weights, n, out=np.full(len(n), np.nan), where=n > 0)
+        n = np.einsum("kg,g", counts, weights)  # not by BLAS, whose threads would fight those of ``paired``
+        return np.divide(np.einsum("kg,g", sums, weights), n, out=np.full(len(n), np.nan), where=n > 0)
 
     return weighted
 

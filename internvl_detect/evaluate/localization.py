@@ -114,7 +114,7 @@ def _figures(found: Array, level: int, member: Array, rounds: int) -> tuple[list
     of_groups = np.stack([np.bincount(member, column, n_groups) for column in counts.T])
 
     def values(weights: Array) -> Array:
-        return np.append(of_pictures(weights), shares(of_groups @ weights))
+        return np.append(of_pictures(weights), shares(np.einsum("kg,g", of_groups, weights)))
 
     low, high = intervals(values, n_groups, rounds=rounds)
     return values(np.ones(n_groups)).tolist(), low.tolist(), high.tolist()

@@ -28,7 +28,9 @@ class Counts:
         return Counts(self.tp + other.tp, self.fp + other.fp, self.tn + other.tn, self.fn + other.fn)
 
 
-def counts_at(scores: Sequence[float], labels: Sequence[int], threshold: float = 0.5) -> Counts:
+def counts_at(
+    scores: Sequence[float] | np.ndarray, labels: Sequence[int] | np.ndarray, threshold: float = 0.5
+) -> Counts:
     """Counts with "fake" meaning score >= ``threshold``; ``labels`` 1 fake, 0 real."""
     s, y = _checked(scores, labels)
     called = s >= threshold

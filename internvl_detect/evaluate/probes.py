@@ -105,8 +105,8 @@ def faithfulness_of(
         for said in judged(verdicts, pictures):
             if isinstance(said, Failure):
                 raise DataError(f"a picture could not be judged again: {said.error}")
-            drawn = getattr(said, "mask", None)
-            found.append((said.probability, None if drawn is None else drawn / np.float32(255), said.words or ""))
+            drawn = None if said.mask is None else said.mask / np.float32(255)
+            found.append((said.probability, drawn, said.words or ""))
         return found
 
     pictures = [picture for _, picture in _opened(evenly(subjects, limit), side_px, root)]
@@ -130,5 +130,5 @@ def ready(names: Sequence[str], fit_on: Sequence[Subject], *, root: Path, side_p
         opened = _opened(evenly(fit_on, FIT_MOST), side_px, root)
         fake = [s.truth.fake or 0 for s, _ in opened]
         for baseline in learners:
-            baseline.fit([picture for _, picture in opened], fake)
+            baseline.fit([picture for _, picture in opened], fake, [s.truth.group for s, _ in opened])
     return made

@@ -25,12 +25,13 @@ from PIL import Image as PILImage
 from internvl_detect.data.prepare.regions import read_mask
 from internvl_detect.errors import DataError, IvdetectError, MediaError, OutputError
 from internvl_detect.evaluate.baselines import BATCH, Baseline, scored
+from internvl_detect.evaluate.baselines.outside import note_outside
 from internvl_detect.evaluate.equalise import SIDE_PX, common_side, equalise, rng_of, square
 from internvl_detect.evaluate.prediction_file import PredictionsFile
 from internvl_detect.evaluate.predictions import Prediction
 from internvl_detect.evaluate.subjects import Subject
 from internvl_detect.media.image import Image, open_image
-from internvl_detect.media.provenance.jpeg_tables import nearest_quality
+from internvl_detect.media.provenance.jpeg_tables import describe_tables
 from internvl_detect.media.source import picture_format
 from internvl_detect.verdict import Failure, Verdict
 
@@ -68,7 +69,7 @@ def alike(subject: Subject, side_px: int | None, root: Path) -> tuple[PILImage.I
     picture = open_image(subject.path)
     facts = _facts(picture)
     if side_px is None:
-        return picture.rgb, facts
+        return note_outside(picture), facts
     if subject.truth.fake and subject.truth.truth_mask:
         mask = PILImage.fromarray(read_mask(root / subject.truth.truth_mask).astype(np.uint8) * 255)
         if not np.asarray(square(mask, side_px)).any():
@@ -79,8 +80,7 @@ def alike(subject: Subject, side_px: int | None, root: Path) -> tuple[PILImage.I
 
 def _facts(picture: Image) -> dict[str, Any]:
     facts: dict[str, Any] = {"width": picture.width, "height": picture.height, "format": picture.format}
-    tables = picture.metadata.get("quantization") or {}
-    if quality := nearest_quality(tuple(tables.get("0", ()))):
+    if quality := describe_tables(picture.metadata).get("quality"):
         facts["quality"] = quality
     return facts
 
@@ -140,7 +140,7 @@ def prediction_of(truth: Prediction, said: Verdict | Failure, facts: dict[str, A
         return replace(truth, facts=facts, error=said.error)
     facts |= {"kind": "video"} if said.kind == "video" else {}
     facts = {"width": said.width, "height": said.height} | facts if said.width else facts
-    drawn = getattr(said, "mask", None)
+    drawn = said.mask
     return replace(
         truth,
         score=said.probability,
@@ -148,7 +148,7 @@ def prediction_of(truth: Prediction, said: Verdict | Failure, facts: dict[str, A
         outputs=said.words or "",
         frames=tuple((frame.time_s, frame.score) for frame in said.frames),
         stretch=(said.stretch.start_s, said.stretch.end_s) if said.stretch else None,
-        domain_tag=getattr(said, "domain_tag", None) or "",
+        domain_tag=said.domain_tag or "",
         mask=store_mask(drawn, truth, masks) if drawn is not None and said.kind == "image" else "",
         facts=facts,
     )

@@ -77,7 +77,7 @@ def subjects_of(
     rows have a ``label``, or a ``mask`` for what is tampered. Raises DataError when there is no file to judge."""
     if is_question_file(data):
         base = root or Path(data).parent
-        subjects = [_asked(question, Path(data), base) for question in read_questions(data)]
+        subjects = [_asked(question, Path(data), base, inside=root is not None) for question in read_questions(data)]
     else:
         rows, base = rows_of(data, root=root, choice=choice, split=split, note=note)
         subjects = [Subject(of_manifest(row), os.path.join(base, row.path), is_video=row.is_video) for row in rows]
@@ -108,11 +108,22 @@ def is_question_file(data: str) -> bool:
     return bool(names & {"text", "question", "prompt", "query", "conversations"}) and "path" not in names
 
 
-def _asked(question: Question, file: Path, base: Path) -> Subject:
+def truth_of(
+    data: str, *, root: Path | None = None, choice: str = "", split: str = "", note: Note
+) -> tuple[Iterator[ManifestRow], Path]:
+    """(rows, root) like ``rows_of``, of a question file too: its rows whose truth is known."""
+    if not is_question_file(data):
+        return rows_of(data, root=root, choice=choice, split=split, note=note)
+    subjects, base = subjects_of(data, root=root, note=note)
+    known = (s.truth for s in subjects if not s.truth.error)
+    return (ManifestRow(t.image, t.label, mask=t.truth_mask, dataset=t.dataset) for t in known), base
+
+
+def _asked(question: Question, file: Path, base: Path, *, inside: bool) -> Subject:
     line, image, problem = question.line, question.image, question.problem
     label, mask = question.label, question.mask
     path = os.path.normpath(os.path.join(base, image)) if image else ""
-    if image and os.path.relpath(path, base).startswith(".."):
+    if image and inside and os.path.relpath(path, base).startswith(".."):
         problem = problem or "its path leads out of the folder"
     label = label or ("tampered" if mask else "")
     problem = problem or ("" if label else "no label and no mask: what is true is not known")

@@ -46,7 +46,7 @@ _SHORT = (
     "real_accuracy",
     "fake_accuracy",
 )
-_MARKDOWN = re.compile(r"[\\`*_\[\]|<>&]")
+_MARKDOWN = re.compile(r"[\\`*_\[\]|<>&~:@$^!#]")  # ":" and "@" occur in bare addresses
 
 
 @dataclass(frozen=True)

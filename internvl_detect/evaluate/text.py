@@ -14,12 +14,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from internvl_detect.data.forge.words import Facts, facts_of
+from internvl_detect.data.labels import answer_verity
 from internvl_detect.errors import ConfigError
 
 MOST_WORDS = 5000
@@ -91,10 +93,14 @@ def facts_compared(said: str, true: str) -> dict[str, float]:
     does not say. Exact for the words of forged sets, whose words hold the record; for free speech as good as a list of
     terms is.
 
-    ``fake``, ``method``, ``place``, ``size``: 1 for the same, 0 for another or none. ``traces``: F1 of the two sets.
+    ``fake`` (said by the first word, yes or no, where there is one), ``method``, ``place``, ``size``: 1 for the same, 0
+    for another or none. ``traces``: F1 of the two sets.
     ``claims``: share of what was said (method, place, size, traces) that is true; NaN where nothing was.
     """
     a, b = facts_of(said), facts_of(true)
+    begins = answer_verity(said)
+    if begins is not None:
+        a = replace(a, fake=begins == "fake")
     found = {}
     for name in ("fake", "method", "place", "size"):
         truth = getattr(b, name)

@@ -55,7 +55,10 @@ class Truth:
         if path is None:
             row.label, row.error = "", row.error or f"no row of the data is {show(row.image, 200)}"
             return
-        self._left.pop(path, None)
+        if path not in self._left:
+            row.label, row.error = "", row.error or f"another row is of {show(path, 200)} too"
+            return
+        del self._left[path]
         true = of_manifest(self._rows[path])
         row.image, row.label, row.dataset = true.image, true.label, true.dataset
         row.group_id, row.truth_mask, row.facts = true.group_id, true.truth_mask, row.facts | true.facts
@@ -74,7 +77,11 @@ class Truth:
 
 
 def _plain(path: str) -> str:
-    return os.path.normpath(path.replace("\\", "/")).replace(os.sep, "/")
+    """As paths are compared: what leads up at the beginning says where a list lies, not which file it means."""
+    plain = os.path.normpath(path.replace("\\", "/")).replace(os.sep, "/")
+    while plain.startswith("../"):
+        plain = plain[3:]
+    return plain
 
 
 def inside(root: Path, path: str) -> Path:

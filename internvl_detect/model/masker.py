@@ -52,10 +52,14 @@ class Masker:
         said = parts.about.get("tagger")
         trained = said if isinstance(said, dict) else {}
         fits = tagger is not None and tagger.channels == parts.head.channels
-        if not fits or trained.get("fingerprint", tagger.fingerprint) != tagger.fingerprint:
-            has = "none" if tagger is None else f"{tagger.name} ({tagger.fingerprint})"
-            wanted = f"{trained.get('name')!s:.80} ({trained.get('fingerprint')!s:.80})"
-            raise AdapterError(f"the domain tagger is {has}", expected=f"{wanted}, which the mask was trained with")
+        if not fits or ("weights" in trained and trained["weights"] != tagger.weights_id):
+            has = "none" if tagger is None else f"{tagger.name}, of {tagger.channels} features"
+            wanted = f"{trained.get('name', 'one')!s:.80}, of {parts.head.channels} features"
+            raise AdapterError(
+                f"the domain tagger is {has}, and not the one that the mask of {loaded.name} was trained with",
+                expected=f"{wanted} ({trained.get('weights', 'of unknown weights')!s:.80})",
+                do="name that one (--tagger)",
+            )
         return cls(parts, TaggerEyes(tagger), parts.threshold)
 
     @property

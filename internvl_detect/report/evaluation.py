@@ -21,6 +21,7 @@ from PIL import Image as PILImage
 
 from internvl_detect.data.jsonl import atomically
 from internvl_detect.errors import IvdetectError
+from internvl_detect.report.curves import curves_svg, faithfulness_html
 from internvl_detect.report.html import template, thumbnail
 from internvl_detect.report.plots import COLOURS, Series, plot
 from internvl_detect.report.words import as_words, visible
@@ -28,6 +29,7 @@ from internvl_detect.report.words import as_words, visible
 SIDE_PX = 224
 MISTAKES = 12  # of each kind and system
 ERRORS = 50
+KINDS = {"false alarm": "real files called fake", "missed": "fake files called real"}
 HOW_TO_READ = (
     "A number in brackets is a 95% interval by bootstrap over sources: what other draws of such files would give.",
     '"always fake" and "always real" look at nothing. A row that is no better than they are has learnt nothing.',
@@ -72,7 +74,8 @@ def render(
         tables=[_table(table) for table in tables],
         plots=list(_plots(report)),
         confusions=list(_confusions(report)),
-        faithfulness=[(k.replace("_", " "), as_words(v)) for k, v in (report.get("faithfulness") or {}).items()],
+        robustness=Markup(curves_svg(_by_system(report.get("robustness") or []))),  # escapes by itself
+        faithfulness=Markup(faithfulness_html(report.get("faithfulness") or {})),
         galleries=_galleries(report, picture, masks),
         errors=[(visible(e["system"], 80), visible(e["image"], 300), visible(e["error"], 400))
                 for e in report["errors"][:ERRORS]],
@@ -107,7 +110,7 @@ def _cell(cell: Any, text: str) -> dict[str, Any]:
     """Its text in two parts, and the number that it is sorted by ("" for none, None for text)."""
     value = cell.get("value") if isinstance(cell, Mapping) else cell
     number = None if isinstance(value, str) else "" if value is None else float(value)
-    main, _, more = visible(text, 200).partition(" [")
+    main, _, more = text.partition(" [") if isinstance(cell, Mapping) else (visible(text, 200), "", "")
     return {"text": main, "more": f"[{more}" if more else "", "v": number}
 
 
@@ -123,20 +126,13 @@ def _plots(report: Mapping[str, Any]) -> Iterator[tuple[str, Markup]]:
         series = [Series(name, drawn.get(name, []), dots=key == "reliability") for name in order]
         if curves:
             yield title, plot(series, x, y, diagonal=key != "pr")
-    lines = report.get("robustness") or []
-    for operation in dict.fromkeys(line["operation"] for line in lines if line["operation"] != "none"):
-        steps = list(dict.fromkeys(line["severity"] for line in lines if line["operation"] == operation))
-        places = {step: (i + 1) / len(steps) for i, step in enumerate(steps)}
-        series = [_severities(name, operation, places, lines) for name in order]
-        ticks = [(0.0, "none"), *((x, visible(step, 12)) for step, x in places.items())]
-        yield f"Robustness: {operation}", plot(series, operation.replace("_", " "), "AUC", ticks=ticks)
 
 
-def _severities(name: str, operation: str, places: Mapping[str, float], lines: Sequence[Mapping[str, Any]]) -> Series:
-    own = [line for line in lines if line["system"] == name and line["operation"] in ("none", operation)]
-    own = [line for line in own if line["auc"] is not None]
-    points = [(places.get(line["severity"], 0.0), line["auc"]) for line in own]
-    return Series(name, points, [(line["low"], line["high"]) for line in own], dots=True)
+def _by_system(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for line in lines:
+        found.setdefault(line["system"], []).append(line)
+    return found
 
 
 def _confusions(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -154,12 +150,11 @@ def _galleries(
     picture: Picture,
     masks: Masks,
 ) -> Iterator[dict[str, Any]]:
-    for system, kinds in report["mistakes"].items():
-        for kind, rows in kinds.items():
-            if rows:
-                cards = [_card(system, row, picture, masks) for row in rows[:MISTAKES]]
-                truth = "real" if kind == "called fake" else "fake"
-                yield {"title": f"{visible(system, 80)}: {truth} files {kind}", "cards": cards}
+    for system, mistakes in report["mistakes"].items():
+        for kind in dict.fromkeys(row["kind"] for row in mistakes):
+            rows = [row for row in mistakes if row["kind"] == kind][:MISTAKES]
+            cards = [_card(system, row, picture, masks) for row in rows]
+            yield {"title": f"{visible(system, 80)}: {KINDS[kind]}", "cards": cards}
 
 
 def _card(
@@ -185,7 +180,7 @@ def _card(
         "short": visible(str(row["image"]).rpartition("/")[2], 40),
         "score": f"{row['score']:.3f}",
         "about": " · ".join(visible(word, 60) for word in about if word),
-        "words": visible(row.get("outputs", ""), 400),
+        "words": visible(row["words"], 400),
     }
 
 
