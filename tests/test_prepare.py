@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 from internvl_detect import cli
 from internvl_detect.data.conversations.meta import make_row, read_meta
 from internvl_detect.data.conversations.rows import Source, read_row
+from internvl_detect.data.forge.words import PLACES
 from internvl_detect.data.manifest import ManifestRow, read_manifest, write_manifest
-from internvl_detect.data.prepare.asking import Shares, guessed_tag, parse_questions, questions_for
+from internvl_detect.data.prepare.asking import Shares, guessed_place, guessed_tag, parse_questions, questions_for
 from internvl_detect.data.prepare.command import Wanted, prepare_source
 from internvl_detect.data.prepare.regions import part_boxes, region_answer
 from internvl_detect.data.prepare.splits import Places
@@ -170,6 +171,12 @@ def test_neither_the_question_nor_its_tag_tells_real_from_fake():
     tags = Counter((row.label, guessed_tag(row, 0)) for row in rows)
     for tag in TAG_SENTENCES:
         assert abs(tags["real", tag] / 3000 - tags["tampered", tag] / 1000) < 0.05
+    fakes = [dataclasses.replace(row, words=f"In the {PLACES[i % 9]} part a sign was pasted in.")
+             for i, row in enumerate(rows[:1000])]  # fmt: skip
+    places = Counter((row.label, guessed_place(row, 0)) for row in [*fakes, *rows[1000:]])
+    for place in ("", *PLACES):
+        assert abs(places["real", place] / 3000 - places["tampered", place] / 1000) < 0.05
+    assert sum(guessed_place(row, 0) in row.words for row in fakes if guessed_place(row, 0)) > 500
 
 
 def test_a_mask_of_another_shape_or_an_empty_one_costs_only_the_question_about_where(tmp_path):
