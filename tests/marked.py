@@ -23,7 +23,7 @@ from internvl_detect.questions import SEG, SEGMENT_QUESTION
 class FakeTagger:
     """As DomainTagger: it finds 0.3 everywhere, and its features are the picture's colours."""
 
-    channels, name, weights_id, map_threshold, looks = 4, "fake", "f" * 16, 0.25, 0
+    channels, name, fingerprint, map_threshold, looks = 4, "fake", "f" * 16, 0.25, 0
 
     @classmethod
     def load(cls, path="nano", device="auto"):

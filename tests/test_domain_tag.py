@@ -81,8 +81,8 @@ def test_what_is_saved_answers_the_same_when_loaded(tmp_path):
     before = DomainTagger(net, temperature=1.7, bias=(0.1, 0, 0, -0.2, 0), map_threshold=0.4)
     save(net, before.settings(), tmp_path / "t", half=False)
     after = DomainTagger.load(tmp_path / "t")
-    assert (after.name, after.map_threshold, after.weights_id) == ("t", 0.4, before.weights_id)
-    assert before.weights_id != DomainTagger(lively(1)).weights_id
+    assert (after.name, after.map_threshold, after.fingerprint) == ("t", 0.4, before.fingerprint)
+    assert before.fingerprint != DomainTagger(lively(1)).fingerprint
     assert after.look(picture(90, 70)).probabilities == pytest.approx(before.look(picture(90, 70)).probabilities)
 
 

@@ -94,7 +94,7 @@ def test_a_trained_head_finds_the_part_in_pictures_it_never_saw(loaded):
 
 def test_another_tagger_than_the_trained_one_and_a_state_that_is_missing_are_refused(loaded):
     other = FakeTagger()
-    other.weights_id = "0" * 16
+    other.fingerprint = "0" * 16
     with pytest.raises(AdapterError, match="trained with"):
         Masker.of(loaded, other)
     with pytest.raises(AdapterError, match="tagger is none"):

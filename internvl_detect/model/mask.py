@@ -37,7 +37,7 @@ class TaggerEyes:
     @property
     def about(self) -> dict[str, Any]:
         """For mask.json: which tagger it is."""
-        return {"tagger": {"name": self.tagger.name, "weights": self.tagger.weights_id}}
+        return {"tagger": {"name": self.tagger.name, "weights": self.tagger.fingerprint}}
 
 
 class LightHead(nn.Module):

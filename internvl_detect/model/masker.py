@@ -52,7 +52,7 @@ class Masker:
         said = parts.about.get("tagger")
         trained = said if isinstance(said, dict) else {}
         fits = tagger is not None and tagger.channels == parts.head.channels
-        if not fits or ("weights" in trained and trained["weights"] != tagger.weights_id):
+        if not fits or ("weights" in trained and trained["weights"] != tagger.fingerprint):
             has = "none" if tagger is None else f"{tagger.name}, of {tagger.channels} features"
             wanted = f"{trained.get('name', 'one')!s:.80}, of {parts.head.channels} features"
             raise AdapterError(

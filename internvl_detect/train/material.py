@@ -70,7 +70,7 @@ def train_decoders(photographs: Sequence[Path], out: Path, *, seconds: float, de
 
 
 def forge_edits(
-    photographs: Sequence[Path], faces: Sequence[Path], out: Path, *, workers: int, per_photo: int = 4, size: int = 448
+    photographs: Sequence[Path], faces: Sequence[Path], out: Path, *, workers: int, per_photo: int = 3, size: int = 448
 ) -> None:
     """``out``/edits: forgeries that need no network."""
     methods = (*EDITS, "face_swap") if faces else EDITS
