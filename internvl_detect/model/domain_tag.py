@@ -92,33 +92,8 @@ class DomainTagger:
         folder = tagger_folder(path)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        about = read_json(folder / ABOUT)
-        try:
-            given = dict(about["shape"])
-            shape = Shape(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
-            sizes = [*shape.widths, *shape.blocks, shape.map_width]
-            if len(shape.widths) != 5 or len(shape.blocks) != 4 or not all(0 <= int(n) <= 1024 for n in sizes):
-                raise ValueError(f"shape {given}")
-            numbers = {"temperature": float(about["temperature"]), "map_threshold": float(about["map_threshold"])}
-            bias = [float(b) for b in about["bias"]]
-            if tuple(about["tags"]) != TAGS or len(bias) != len(TAGS):
-                raise ValueError(f"tags {about['tags']}")
-            if not all(map(math.isfinite, [*numbers.values(), *bias])) or numbers["temperature"] <= 0:
-                raise ValueError("a number that is not finite, or no temperature")
-            net = TaggerNet(shape)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{folder / ABOUT} cannot be used ({error})", expected="a domain tagger's") from None
-        try:
-            state = {k: v.float() for k, v in load_file(str(folder / WEIGHTS)).items()}
-            net.load_state_dict(state)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            said = (str(error).splitlines() or [""])[0][:200]
-            raise CheckpointError(
-                f"{folder / WEIGHTS} cannot be used ({said})", expected="the weights that belong to tagger.json"
-            ) from None
-        if not all(bool(v.isfinite().all()) for v in state.values()):
-            raise CheckpointError(f"{folder / WEIGHTS} holds numbers that are not finite", do="fetch it again")
-        return cls(net, name=folder.name, bias=bias, device=device, **numbers)
+        net, fitted = read_net(folder)
+        return cls(net, name=folder.name, device=device, **fitted)
 
     @torch.inference_mode()
     def look(self, picture: Image.Image) -> Tagged:
@@ -177,6 +152,40 @@ class DomainTagger:
         """What ``tagger.json`` holds."""
         numbers = {"temperature": self.temperature, "bias": list(self.bias), "map_threshold": self.map_threshold}
         return {"format": 1, "shape": self.net.shape.to_dict(), "tags": list(TAGS), **numbers}
+
+
+def read_net(folder: Path) -> tuple[TaggerNet, dict[str, Any]]:
+    """The network of a tagger's folder, norms not folded, and what was fitted: temperature, map_threshold, bias.
+
+    Raises CheckpointError for what is missing, odd or does not fit.
+    """
+    about = read_json(folder / ABOUT)
+    try:
+        given = dict(about["shape"])
+        shape = Shape(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        sizes = [*shape.widths, *shape.blocks, shape.map_width]
+        if len(shape.widths) != 5 or len(shape.blocks) != 4 or not all(0 <= int(n) <= 1024 for n in sizes):
+            raise ValueError(f"shape {given}")
+        numbers = {"temperature": float(about["temperature"]), "map_threshold": float(about["map_threshold"])}
+        bias = [float(b) for b in about["bias"]]
+        if tuple(about["tags"]) != TAGS or len(bias) != len(TAGS):
+            raise ValueError(f"tags {about['tags']}")
+        if not all(map(math.isfinite, [*numbers.values(), *bias])) or numbers["temperature"] <= 0:
+            raise ValueError("a number that is not finite, or no temperature")
+        net = TaggerNet(shape)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / ABOUT} cannot be used ({error})", expected="a domain tagger's") from None
+    try:
+        state = {k: v.float() for k, v in load_file(str(folder / WEIGHTS)).items()}
+        net.load_state_dict(state)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise CheckpointError(
+            f"{folder / WEIGHTS} cannot be used ({said})", expected="the weights that belong to tagger.json"
+        ) from None
+    if not all(bool(v.isfinite().all()) for v in state.values()):
+        raise CheckpointError(f"{folder / WEIGHTS} holds numbers that are not finite", do="fetch it again")
+    return net, {**numbers, "bias": bias}
 
 
 def save(net: TaggerNet, settings: dict[str, Any], folder: str | Path, *, half: bool = True) -> Path:

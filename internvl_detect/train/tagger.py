@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from internvl_detect.errors import DataError, IvdetectError
+from internvl_detect.model.domain_tag import read_net
 from internvl_detect.model.tagger_net import Shape, TaggerNet
 from internvl_detect.train.tag_data import TAGS, TagRow, cut
 
@@ -113,16 +114,19 @@ def train_tagger(
     how: TagTraining,
     *,
     device: str = "cpu",
+    start: str | Path | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> TaggerNet:
     """The trained network; goes on from ``out``/checkpoint.safetensors if a run with the same settings was killed.
 
+    ``start`` is a tagger's folder whose weights are trained on, in place of drawn ones; its shape is taken too.
     ``progress`` is told (steps done, mean loss of the last ones). Raises DataError for rows that cannot be trained on.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(how.seed)
-    net = TaggerNet(how.shape).to(device, memory_format=torch.channels_last)
+    net = TaggerNet(how.shape) if start is None else read_net(Path(start))[0]
+    net = net.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.lr, weight_decay=how.weight_decay)
     first = _restore(folder / CHECKPOINT, net, optimiser, how)
     net.train()

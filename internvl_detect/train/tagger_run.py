@@ -76,11 +76,12 @@ def run(
     left_out: Sequence[str] = (),
     device: str = "cpu",
     most: int = 1500,
+    start: str | Path | None = None,
     echo: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Train, fit and measure; returns what run.json holds. ``left_out`` sources are measured on and nothing else.
 
-    ``most`` pictures are looked at for validation, and as many for the test and for the left out ones each. Raises
+    ``start`` is the folder of a tagger to go on from. ``most`` pictures are looked at for validation, and as many for the test and for the left out ones each. Raises
     DataError where a split is missing.
     """
     folder, began = Path(out), time.monotonic()
@@ -100,7 +101,7 @@ def run(
             file.write(json.dumps({"step": step, "loss": round(loss, 4), "seconds": seconds}) + "\n")
         echo(f"step {step} of {how.steps}, loss {loss:.3f}, {seconds:.0f} s")
 
-    net = train_tagger(parts["train"], folder, how, device=device, progress=told)
+    net = train_tagger(parts["train"], folder, how, device=device, start=start, progress=told)
     trained = time.monotonic()
     problems: list[str] = []
     tagger = DomainTagger(net, name=folder.name, device=device)
