@@ -81,8 +81,8 @@ def run(
 ) -> dict[str, Any]:
     """Train, fit and measure; returns what run.json holds. ``left_out`` sources are measured on and nothing else.
 
-    ``start`` is the folder of a tagger to go on from. ``most`` pictures are looked at for validation, and as many for the test and for the left out ones each. Raises
-    DataError where a split is missing.
+    ``start`` is the folder of a tagger to go on from. ``most`` pictures are looked at for validation, and as many for
+    the test and for the left out ones each. Raises DataError where a split is missing.
     """
     folder, began = Path(out), time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
