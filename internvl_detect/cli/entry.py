@@ -14,6 +14,7 @@ from internvl_detect.cli.commands import commands
 from internvl_detect.cli.data import data
 from internvl_detect.cli.evaluate import evaluate
 from internvl_detect.cli.serve import serve
+from internvl_detect.cli.train_tag import train_tag
 from internvl_detect.data.findings import show
 from internvl_detect.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, ConfigError, IvdetectError, OutputError
 
@@ -44,6 +45,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(commands)
+app.command("train-tag")(train_tag)
 app.command("evaluate")(evaluate)
 app.add_typer(data, name="data")
 app.add_typer(serve, name="serve")

@@ -1,7 +1,7 @@
 """After training: what a tagger says of whole validation pictures, and the calibration and threshold fitted on it.
 
 Temperature and one bias a tag minimise the cross-entropy (Guo et al., 2017, with biases); the threshold of the map is
-the one with the best mean pixel F1 over edited pictures, an untouched picture counting as 1 where nothing is marked.
+the one with the best mean pixel F1 over edited pictures.
 
     answers = look_at(tagger, rows); fitted = fit(tagger, answers)
 """
@@ -20,7 +20,7 @@ from internvl_detect.media.image import open_image
 from internvl_detect.model.domain_tag import TAGS, DomainTagger, spread
 from internvl_detect.train.tag_data import TagRow
 
-THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(2, 19))
+THRESHOLDS = (*(round(0.05 * i, 2) for i in range(2, 20)), 0.98)
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,9 @@ def fit(tagger: DomainTagger, looked: Sequence[Looked]) -> DomainTagger:
     solver.step(closure)
     known = [one for one in looked if one.counts is not None]
     edited = np.array([pixel_f1(one.counts) for one in known if one.row.tag != "authentic" and one.counts is not None])
-    clean = np.array([pixel_f1(one.counts) for one in known if one.row.tag == "authentic" and one.counts is not None])
     threshold = tagger.map_threshold
     if len(edited):
-        mean = edited.mean(0) + (clean.mean(0) if len(clean) else 0)
-        threshold = THRESHOLDS[int(np.argmax(mean))]
+        threshold = THRESHOLDS[int(np.argmax(edited.mean(0)))]
     tagger.temperature = float((-scale.detach()).exp())
     tagger.bias = tuple((bias.detach() * (there > 0)).tolist())
     tagger.map_threshold = threshold

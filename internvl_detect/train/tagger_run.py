@@ -53,6 +53,12 @@ def recipe_of(values: Mapping[str, Any]) -> TagTraining:
     return how
 
 
+def with_source(rows: Sequence[TagRow], manifest: Path) -> list[TagRow]:
+    """The rows of a manifest with a source: their dataset, or the manifest's folder where that says nothing."""
+    name = manifest.resolve().parent.name
+    return [dataclasses.replace(row, source=name if row.source in ("", "forged") else row.source) for row in rows]
+
+
 def drawn(rows: Sequence[TagRow], most: int, seed: int = 0) -> list[TagRow]:
     """``most`` of the rows, the same number of every source as far as it has them."""
     by_source: dict[tuple[str, str], list[TagRow]] = {}
