@@ -151,3 +151,31 @@ def test_a_row_marks_only_where_the_truth_of_the_mask_is_known():
     assert [len(turns) for turns in said] == [6, 4, 6]
     assert said[0][5] == said[2][5] == "<SEG>" and edited["mask"] == "m.png" and "mask" not in real
     assert "Look at the upper part." in said[0][2] and said[0][3] == "Yes. It was edited." and said[2][1] == "No."
+
+
+def test_a_gate_keeps_untouched_maps_empty_and_leaves_the_edited_ones():
+    rng, answers = np.random.default_rng(1), []
+    for i in range(60):
+        edited = i % 2 == 0
+        truth = np.zeros((20, 20), bool)
+        truth[:8, :8] = edited
+        cells = np.where(truth, 0.8, 0.1) + rng.normal(0, 0.02, truth.shape)
+        cells[12:15, 12:15] = 0.85  # a false alarm of every picture
+        logits = np.array([0.0, -9, -9, -9, 2.5 if edited else -2.5])
+        row = TagRow(f"{i}", "photoshop" if edited else "authentic")
+        counts = map_counts(np.clip(cells, 0, 1).astype(np.float32), truth)
+        answers.append(Looked(row, logits - np.log(np.exp(logits).sum()), counts))
+    tagger = fit(DomainTagger(TaggerNet(SMALL)), answers)
+    assert tagger.map_gate > 0 and 0.1 < tagger.map_threshold <= 0.8
+    answers = [one for one in answers if one.row.tag != "authentic"]
+    assert fit(DomainTagger(TaggerNet(SMALL)), answers).map_threshold <= 0.8
+
+
+def test_the_map_is_scaled_where_the_picture_as_a_whole_does_not_look_edited():
+    net = TaggerNet(SMALL)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
+    plain = DomainTagger(net).look(picture)
+    in_part = sum(plain.probabilities[tag] for tag in ("aigc_editing", "deepfake", "photoshop"))
+    gated = DomainTagger(net, map_gate=2 * in_part).look(picture)
+    np.testing.assert_allclose(gated.map, plain.map / 2, rtol=1e-5)
+    np.testing.assert_array_equal(DomainTagger(net, map_gate=in_part / 2).look(picture).map, plain.map)

@@ -30,7 +30,7 @@ from internvl_detect.errors import CheckpointError
 from internvl_detect.model.embedded import NAME, tagger_folder
 from internvl_detect.model.folder import read_json
 from internvl_detect.model.tagger_net import CELL_PX, STRIDE_PX, Shape, TaggerNet, folded
-from internvl_detect.questions import TAG_SENTENCES
+from internvl_detect.questions import EDITS, TAG_SENTENCES
 
 TAGS = tuple(TAG_SENTENCES)
 WEIGHTS, ABOUT = "tagger.safetensors", "tagger.json"
@@ -62,8 +62,9 @@ class Tagged:
 class DomainTagger:
     """A network with its calibration, ready to look at pictures.
 
-    ``temperature`` divides the logits of the tags and ``bias`` is added to them; both, and ``map_threshold``, were
-    fitted on validation pictures. ``fingerprint`` tells its weights from another's.
+    ``temperature`` divides the logits of the tags after ``bias`` is added to them. Where P(edited in part) of the whole
+    picture is under ``map_gate``, the map is scaled down by as much, so that the map of an untouched picture stays
+    empty. All three, and ``map_threshold``, were fitted on validation pictures. ``fingerprint`` tells its weights from another's.
     """
 
     def __init__(
@@ -74,9 +75,11 @@ class DomainTagger:
         temperature: float = 1.0,
         bias: Sequence[float] = (0.0,) * len(TAGS),
         map_threshold: float = 0.5,
+        map_gate: float = 0.0,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.name, self.temperature, self.map_threshold = name, temperature, map_threshold
+        self.name, self.temperature = name, temperature
+        self.map_threshold, self.map_gate = map_threshold, map_gate
         self.bias = tuple(bias)
         self.device = torch.device(device)
         self.fingerprint = _fingerprint(net)
@@ -113,7 +116,9 @@ class DomainTagger:
         fake = float(torch.logsumexp(logits[1:], 0) - logits[0])
         shares = logits.softmax(0).tolist()
         edited = self._laid(picture, parts, lambda part: part[0][0, :1].sigmoid())[0]
-        return Tagged(dict(zip(TAGS, shares, strict=True)), edited.float().cpu().numpy(), fake)
+        in_part = sum(shares[TAGS.index(tag)] for tag in EDITS)
+        scale = min(1.0, in_part / self.map_gate) if self.map_gate else 1.0
+        return Tagged(dict(zip(TAGS, shares, strict=True)), (edited.float() * scale).cpu().numpy(), fake)
 
     def look_many(self, pictures: Sequence[Image.Image]) -> list[Tagged]:
         """``look`` at each: pictures differ in size, and one of them fills two cores."""
@@ -150,7 +155,8 @@ class DomainTagger:
 
     def settings(self) -> dict[str, Any]:
         """What ``tagger.json`` holds."""
-        numbers = {"temperature": self.temperature, "bias": list(self.bias), "map_threshold": self.map_threshold}
+        numbers = {"temperature": self.temperature, "bias": list(self.bias)}
+        numbers |= {"map_threshold": self.map_threshold, "map_gate": self.map_gate}
         return {"format": 1, "shape": self.net.shape.to_dict(), "tags": list(TAGS), **numbers}
 
 
@@ -166,7 +172,8 @@ def read_net(folder: Path) -> tuple[TaggerNet, dict[str, Any]]:
         sizes = [*shape.widths, *shape.blocks, shape.map_width]
         if len(shape.widths) != 5 or len(shape.blocks) != 4 or not all(0 <= int(n) <= 1024 for n in sizes):
             raise ValueError(f"shape {given}")
-        numbers = {"temperature": float(about["temperature"]), "map_threshold": float(about["map_threshold"])}
+        numbers = {key: float(about[key]) for key in ("temperature", "map_threshold")}
+        numbers["map_gate"] = float(about.get("map_gate", 0.0))
         bias = [float(b) for b in about["bias"]]
         if tuple(about["tags"]) != TAGS or len(bias) != len(TAGS):
             raise ValueError(f"tags {about['tags']}")
