@@ -64,7 +64,8 @@ class DomainTagger:
 
     ``temperature`` divides the logits of the tags after ``bias`` is added to them. Where P(edited in part) of the whole
     picture is under ``map_gate``, the map is scaled down by as much, so that the map of an untouched picture stays
-    empty. All three, and ``map_threshold``, were fitted on validation pictures. ``fingerprint`` tells its weights from another's.
+    empty. All three, and ``map_threshold``, were fitted on validation pictures. ``fingerprint`` tells its weights from
+    another's.
     """
 
     def __init__(
