@@ -48,6 +48,8 @@ def recipe_of(values: Mapping[str, Any]) -> TagTraining:
             raise ValueError(
                 "steps, batch and sizes in whole numbers, sizes multiples of 32, five shares, a rate under 1"
             )
+        if not 0 <= float(how.strength) <= 1:
+            raise ValueError("a strength from 0 to 1")
     except (TypeError, ValueError) as error:
         raise ConfigError(f"the tagger's recipe cannot be used ({error})", do="see recipes/tagger.yaml") from None
     return how
