@@ -90,7 +90,7 @@ def asked(parts: Parts, rows: Sequence[TagRow], cache: Path, as_it_is: Container
     """One object a row that could be read, with its raw log odds, from ``cache`` where that has it, else asked and
     added to it. Pictures are equalised first, but for the paths in ``as_it_is``."""
     cache.parent.mkdir(parents=True, exist_ok=True)
-    known = _cached(cache, parts.key)
+    known = remembered(cache, parts.key)
     found = []
     with cache.open("a", encoding="utf-8") as file:
         print(file=file)  # ends a line that was cut off
@@ -112,8 +112,8 @@ def asked(parts: Parts, rows: Sequence[TagRow], cache: Path, as_it_is: Container
     return found
 
 
-def _cached(cache: Path, key: str) -> dict[str, dict[str, Any]]:
-    """By picture, what this model and tagger said; lines of others and broken ones are passed over."""
+def remembered(cache: Path, key: str) -> dict[str, dict[str, Any]]:
+    """By ``picture``, the objects with this ``key`` of a JSONL; others and broken lines are passed over."""
     found = {}
     if cache.is_file():
         with cache.open("rb") as file:
@@ -121,7 +121,6 @@ def _cached(cache: Path, key: str) -> dict[str, dict[str, Any]]:
                 try:
                     line = parse(raw or b"")
                     if line["key"] == key:
-                        float(line["model"]), float(line["tagger"])
                         found[str(line["picture"])] = line
                 except (BadJson, KeyError, TypeError, ValueError):
                     continue
