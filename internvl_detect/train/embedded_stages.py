@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -241,6 +240,8 @@ def result(build: Build) -> None:
 
 def fusion(build: Build) -> None:
     """How the two scores are weighed, and the calibration, into the adapter's settings."""
+    from internvl_detect.train.fuse import main as fuse
+
     made = build.out / "embedded"
     words = [f"--model={made / 'nano'}", f"--tagger={made / 'tagger'}", f"--material={build.work}"]
     words += [f"--target-error={build.target_error}", f"--device={build.device}", f"--work={build.out / 'fusion'}"]
@@ -248,7 +249,7 @@ def fusion(build: Build) -> None:
     parts |= {f"calibrate-{k}": sources(getattr(build, f"calibrate_{k}")) for k in parts}
     words += [f"--{option}={name}={folder}" for option, part in parts.items() for name, folder in part.items()]
     words += [f"--keep={name}" for name in build.kept()]
-    importlib.import_module("internvl_detect.train.fuse").main([*words, f"--out={made / 'nano_lora'}"])
+    fuse([*words, f"--out={made / 'nano_lora'}"])
 
 
 STEPS: tuple[Callable[[Build], None], ...]
