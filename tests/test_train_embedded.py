@@ -20,6 +20,7 @@ from internvl_detect.data.manifest import ManifestRow, split_by_group
 from internvl_detect.detect import Detector
 from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.model import embedded as shipped
+from internvl_detect.model.domain_tag import DomainTagger
 from internvl_detect.model.fusion import Fusion
 from internvl_detect.model.settings import AdapterSettings
 from internvl_detect.train import embedded, embedded_stages, fuse
@@ -147,6 +148,17 @@ def test_a_stage_whose_end_was_not_written_down_is_done_again_to_the_same_bytes(
         file.write_bytes(b"half a fi")
     rebuild(parsed(built.argv))
     assert [file.read_bytes() for file in files] == whole
+
+
+def test_rows_of_a_killed_run_are_the_same_and_no_picture_is_looked_at_twice(built, monkeypatch):
+    written = built.out / "rows" / "guesses.jsonl"
+    files = sorted(path for path in (built.out / "rows").glob("*.json*") if path != written)
+    whole, lines = [path.read_bytes() for path in files], written.read_bytes().splitlines()
+    written.write_bytes(b"\n".join(lines[:-3]) + b"\n" + lines[-3][:20])
+    looked, look = [], DomainTagger.look
+    monkeypatch.setattr(DomainTagger, "look", lambda self, picture: looked.append(1) or look(self, picture))
+    embedded_stages.rows(parsed(built.argv))
+    assert len(looked) == 3 and [path.read_bytes() for path in files] == whole
 
 
 def test_a_fresh_base_takes_its_filters_from_the_rows(built):
