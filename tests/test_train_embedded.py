@@ -116,6 +116,7 @@ def test_what_comes_out_is_laid_out_as_the_package_s_and_detects_and_draws(built
     detector = Detector.from_pretrained(made / "nano", made / "nano_lora", tagger=made / "tagger")
     verdict = detector.detect(next((given / "photographs" / "city").iterdir()), mask=True)
     assert verdict.mask is not None and verdict.domain_tag is not None
+    assert {path.stat().st_mode & 0o777 for path in made.glob("*/*")} == {0o644}
     stored = AdapterSettings.read(made / "nano_lora")
     assert stored.fusion == FUSION.to_dict() and "forest" in stored.calibration["fitted_on"]
     fitted = json.loads((built.out / "fusion" / "fit.json").read_text())

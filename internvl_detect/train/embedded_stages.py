@@ -236,6 +236,8 @@ def result(build: Build) -> None:
         target = build.out / "embedded" / name
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(build.out / made, target)
+        for file in target.iterdir():
+            file.chmod(0o644)  # some are written for their owner alone, and a package carries the mode along
 
 
 def fusion(build: Build) -> None:
