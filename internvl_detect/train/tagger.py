@@ -116,18 +116,19 @@ def train_tagger(
     how: TagTraining,
     *,
     device: str = "cpu",
-    start: str | Path | None = None,
+    start: str | Path | TaggerNet | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> TaggerNet:
     """The trained network; goes on from ``out``/checkpoint.safetensors if a run with the same settings was killed.
 
-    ``start`` is a tagger's folder whose weights are trained on, in place of drawn ones; its shape is taken too.
+    ``start`` is a network, or a tagger's folder, that is trained on in place of a drawn one; its shape is taken too.
     ``progress`` is told (steps done, mean loss of the last ones). Raises DataError for rows that cannot be trained on.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(how.seed)
-    net = TaggerNet(how.shape) if start is None else read_net(Path(start))[0]
+    drawn = TaggerNet(how.shape) if start is None else start
+    net = drawn if isinstance(drawn, TaggerNet) else read_net(Path(drawn))[0]
     net = net.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.lr, weight_decay=how.weight_decay)
     first = _restore(folder / CHECKPOINT, net, optimiser, how)
