@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from internvl_detect.model.fusion import Fusion
 from internvl_detect.model.settings import AdapterSettings
 from internvl_detect.model.tagger_net import Shape, TaggerNet
 from internvl_detect.train import fuse
-from internvl_detect.train.fuse import divided, fit_and_store
+from internvl_detect.train.fuse import brought_to_scale, divided, fit_and_store, left_out
 from internvl_detect.train.fuse_fit import Odds, errors_of, fit_calibration, fit_fusion, sigmoid, told, weights_of
 from internvl_detect.train.tag_data import TagRow
 
@@ -195,6 +196,22 @@ def test_the_log_odds_are_those_of_detection(shipped, photo):
     said = detector.detect(path)
     assert sigmoid(np.array(model)) == pytest.approx(said.score, abs=1e-6)
     assert sigmoid(np.array(tag)) == pytest.approx(1 - said.tag_probabilities["authentic"], abs=1e-5)
+
+
+def test_a_tagger_that_is_half_as_sure_counts_as_if_it_were_ours():
+    odds = drawn(sizes=(200, 200))
+    timid = dataclasses.replace(odds, tag=odds.tag / 2)
+    rows = [{"model": 1.0, "tagger": value, "fake": 1, "source": "new"} for value in (-1.5, 0.0, 2.0)]
+    brought = brought_to_scale(rows, timid, odds)
+    assert [row["tagger"] for row in brought] == pytest.approx([-3.0, 0.0, 4.0], rel=0.05)
+    assert [row["model"] for row in brought] == [1.0, 1.0, 1.0]
+
+
+def test_what_a_tagger_was_trained_without_is_read_from_one_word():
+    assert left_out("runs/other/tagger=flux,sdxl") == (Path("runs/other/tagger"), ["flux", "sdxl"])
+    for value in ("runs/other/tagger", "=flux", "runs/other/tagger=,"):
+        with pytest.raises(DataError, match="left-out"):
+            left_out(value)
 
 
 def test_files_of_one_class_cannot_be_fitted_on(tmp_path):

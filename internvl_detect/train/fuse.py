@@ -6,9 +6,11 @@
 The adapter in ADAPTER_FOLDER is what is asked, and its ``ivdetect.json`` gets ``fusion`` and ``calibration``; the rest
 of it stays. Weights come from one split of all sources but those kept; the calibration from those that were kept
 (``--keep``: of what is given, by name, and everything forged from photographs of that name; ``--calibrate-...``: more
-folders, never trained on, with all of their pictures). Pictures that are taken as they are get one size rule and one
-JPEG compression first, forged sets have one format already. Raw log odds go to ``--work``/odds.jsonl one by one, so a
-killed run goes on; ``--work``/fit.json says what was fitted on. Not here: the fit (``fuse_fit``).
+folders, never trained on, with all of their pictures; ``--left-out TAGGER=NAME,NAME``: of what is given, by a tagger
+that was trained without these names, its log odds brought to the scale of the first tagger's). Pictures that are
+taken as they are get one size rule and one JPEG compression first, forged sets have one format already. Raw log odds
+go to ``--work``/odds.jsonl one by one, so a killed run goes on; ``--work``/fit.json says what was fitted on.
+Not here: the fit (``fuse_fit``).
 """
 
 from __future__ import annotations
@@ -65,6 +67,21 @@ class Parts:
         )
         state = self.answerer.prefill([Request(ids, tiles)], keep_cache=False)
         return float(state.log_odds[0]), self.tagger.look(picture).log_odds
+
+
+def brought_to_scale(answers: list[dict[str, Any]], of_other: Odds, of_own: Odds) -> list[dict[str, Any]]:
+    """The answers of another tagger as if it were as sure as our own: times the ratio of the slopes that a regression
+    on the tagger alone has on the same pictures. Raises DataError where either of them tells nothing."""
+    slopes = [fit_fusion(dataclasses.replace(odds, model=0 * odds.model)).tag for odds in (of_own, of_other)]
+    return [{**row, "tagger": row["tagger"] * slopes[1] / slopes[0]} for row in answers]
+
+
+def left_out(value: str) -> tuple[Path, list[str]]:
+    """The folder of a tagger and the names it was trained without, of "FOLDER=NAME,NAME"."""
+    folder, _, names = value.partition("=")
+    if not folder or not names.strip(", "):
+        raise DataError(f"--left-out {value!r}", expected="FOLDER=NAME,NAME")
+    return Path(folder), [name for name in names.split(",") if name]
 
 
 def is_fake(row: TagRow) -> int:
@@ -165,6 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("--generated", "--real", "--calibrate-generated", "--calibrate-real"):
         parser.add_argument(name, action="append", nargs="+", default=[], metavar="NAME=DIR")
     parser.add_argument("--keep", action="append", nargs="+", default=[], metavar="NAME", help="for the calibration")
+    parser.add_argument("--left-out", action="append", default=[], metavar="TAGGER=NAME,NAME")
     parser.add_argument("--split", default="val")
     parser.add_argument("--most", type=int, default=1200, help="pictures to weigh by, and as many to calibrate on")
     parser.add_argument("--target-error", type=float, default=0.15)
@@ -187,6 +205,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts = Parts(loaded, DomainTagger.load(args.tagger, args.device), args.out)
     cache = args.work / "odds.jsonl"
     answers = [asked(parts, drawn(part, args.most), cache, forged) for part in (weigh, kept)]
+    for folder, names in map(left_out, args.left_out):
+        unseen = divided(rows, args.split, names)[1]
+        familiar = drawn([row for row in weigh if row not in unseen], args.most // 2)
+        other = Parts(loaded, DomainTagger.load(folder, args.device), args.out)
+        sides = [Odds.of(asked(one, familiar, cache, forged)) for one in (other, parts)]
+        answers[1] += brought_to_scale(asked(other, unseen, cache, forged), *sides)
     result = fit_and_store(*answers, args.out, split=args.split, target_error=args.target_error, caution=args.caution)
     with atomically(args.work / "fit.json") as file:
         file.write((json.dumps(result, indent=1) + "\n").encode())
