@@ -126,6 +126,9 @@ class TrainConfig(_Section):
     mask: MaskSection = MaskSection()
     quantize: Literal["none", "nf4"] = Field(default="none", description="nf4: 4-bit base (QLoRA), needs bitsandbytes")
 
+    verdict_weight: float = Field(
+        default=1.0, gt=0, le=1000, description="how often the answer's first token counts, beside the words'"
+    )
     learning_rate: float = Field(default=4e-5, gt=0)
     schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="share of the steps")

@@ -98,6 +98,16 @@ def test_the_answer_only_loss_and_its_gradients_equal_those_of_full_logits(base,
     assert_same_gradients(by_plain, gradients(model, ours))
 
 
+def test_a_verdict_weight_counts_each_samples_first_answer_token_that_often(base, model, items):
+    batch = collator(base)([items[:2], items[2:]])
+    plain, weighed = answer_loss(model, batch, 1), answer_loss(model, batch, 1, verdict_weight=5.0)
+    logits, targets = answer_logits(model, batch)
+    at = first_answers(batch)[:, 0]
+    assert 0 < len(at) < len(targets)
+    first = F.cross_entropy(logits[at], targets[at], reduction="sum")
+    assert abs((weighed - plain - 4 * first).item()) < 1e-4 * weighed.item()
+
+
 def test_the_head_never_sees_a_position_that_is_not_learned(base, model, items):
     seen = []
     head = model.get_base_model().lm_head

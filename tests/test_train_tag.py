@@ -111,7 +111,7 @@ def test_the_same_command_again_trains_no_step_and_measures_the_same(finished):
 def test_a_killed_run_goes_on_from_its_checkpoint(folder, tmp_path, monkeypatch):
     words = (folder / "forged/manifest.csv", "--out", tmp_path)
     drawn = []
-    monkeypatch.setattr(tagger, "cut", lambda *given: drawn.append(1) or tag_data.cut(*given))
+    monkeypatch.setattr(tagger, "cut", lambda *given, **how: drawn.append(1) or tag_data.cut(*given, **how))
 
     def killed(text, **_):
         raise KeyboardInterrupt
@@ -166,6 +166,7 @@ def test_a_recipe_file_is_read_and_options_are_laid_over_it(folder, tmp_path):
         "seed=-1",
         "workers=-1",
         "map_weight=x",
+        "strength=2",
         "shares=[0, 0, 0, 0, 0]",
         "sizes_px=[]",
         "shape=3",

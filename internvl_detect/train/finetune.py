@@ -200,6 +200,7 @@ def _trainer(
         lr_scale=config.lr_scale,
         mask=config.mask,
         eyes=eyes,
+        verdict_weight=config.verdict_weight,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

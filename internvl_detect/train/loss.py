@@ -42,11 +42,21 @@ def answer_logits(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return logits.float(), targets[keep]
 
 
-def answer_loss(model: Any, batch: dict[str, Any], n_tokens: Tensor | int | None = None) -> Tensor:
+def answer_loss(
+    model: Any, batch: dict[str, Any], n_tokens: Tensor | int | None = None, *, verdict_weight: float = 1.0
+) -> Tensor:
     """Summed cross entropy of the batch's answer tokens over ``n_tokens`` (None: over their own number)."""
     logits, targets = answer_logits(model, batch)
+    return summed(logits, targets, batch, verdict_weight) / (n_tokens if n_tokens is not None else max(len(targets), 1))
+
+
+def summed(logits: Tensor, targets: Tensor, batch: dict[str, Any], verdict_weight: float) -> Tensor:
+    """The sum over answer tokens; the first one of a sample with a known truth counts ``verdict_weight`` times."""
     total = F.cross_entropy(logits, targets, reduction="sum")
-    return total / (n_tokens if n_tokens is not None else max(int(targets.numel()), 1))
+    if verdict_weight != 1.0:
+        at = first_answers(batch)[:, 0]
+        total = total + (verdict_weight - 1) * F.cross_entropy(logits[at], targets[at], reduction="sum")
+    return total
 
 
 def first_answers(batch: dict[str, Any]) -> Tensor:

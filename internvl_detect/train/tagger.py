@@ -37,7 +37,8 @@ HARMLESS = ("workers", "save_every")  # settings that change no weight
 @dataclass(frozen=True)
 class TagTraining:
     """``batch`` crops a step, of one of ``sizes_px``; ``shares`` of the tags in a batch where rows of all are there;
-    ``map_weight`` multiplies the maps' loss. ``lr`` rises over the first 3 % of steps and falls as a cosine to 0."""
+    ``map_weight`` multiplies the maps' loss. ``lr`` rises over the first 3 % of steps and falls as a cosine to 0.
+    ``strength`` scales how often a crop is resized, blurred, made noisy and compressed: 0 never, 1 mostly."""
 
     steps: int = 2000
     batch: int = 32
@@ -46,6 +47,7 @@ class TagTraining:
     lr: float = 2e-3
     weight_decay: float = 0.02
     map_weight: float = 1.0
+    strength: float = 1.0
     seed: int = 0
     workers: int = 1
     save_every: int = 200
@@ -85,7 +87,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
             names = sorted(self.sources[tag])
             rows = self.sources[tag][names[int(rng.integers(len(names)))]]
             try:
-                return cut(rows[int(rng.integers(len(rows)))], size, rng)
+                return cut(rows[int(rng.integers(len(rows)))], size, rng, strength=self.how.strength)
             except IvdetectError as error:
                 problem = error
         raise DataError(f"twenty pictures in a row could not be used; the last: {problem}")

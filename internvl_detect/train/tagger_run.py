@@ -75,6 +75,8 @@ def _problem(how: TagTraining) -> str:
         return "lr is a number above 0 and under 1"
     if not all(number(n) and n >= 0 for n in (how.weight_decay, how.map_weight)):
         return "weight_decay and map_weight are numbers from 0"
+    if not number(how.strength) or not 0 <= how.strength <= 1:
+        return "strength is a number from 0 to 1"
     return ""
 
 

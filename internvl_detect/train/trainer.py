@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from internvl_detect.config import MaskSection, ScaleSection
 from internvl_detect.errors import CheckpointError, DataError
 from internvl_detect.model.seg import parts_of
-from internvl_detect.train.loss import answer_loss
+from internvl_detect.train.loss import answer_loss, summed
 from internvl_detect.train.mask import forward, pixel_loss, untouched
 from internvl_detect.train.validation import Scored, Validator, raise_broken
 
@@ -41,11 +40,13 @@ class DetectionTrainer(Trainer):
         lr_scale: ScaleSection,
         mask: MaskSection | None = None,
         eyes: Any = None,
+        verdict_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.validator, self.lr_scale = validator, lr_scale
         self.last_scored: Scored | None = None
+        self.verdict_weight = verdict_weight
         self.mask, self.eyes, self._masks = mask or MaskSection(), eyes, 0
         self.loss_is_scaled_for_ga = True  # by the answer tokens of the whole step
 
@@ -56,7 +57,7 @@ class DetectionTrainer(Trainer):
         if "broken" in inputs:
             raise_broken(inputs)
         if self.eyes is None:
-            loss = answer_loss(model, inputs, num_items_in_batch)
+            loss = answer_loss(model, inputs, num_items_in_batch, verdict_weight=self.verdict_weight)
         else:
             loss = self._with_masks(model, inputs, num_items_in_batch)
         if num_items_in_batch is not None and self.args.world_size > 1:
@@ -73,7 +74,7 @@ class DetectionTrainer(Trainer):
     def _with_masks(self, model: Any, inputs: dict[str, Any], tokens: Any) -> Any:
         inner = self.accelerator.unwrap_model(model)
         logits, targets, found = forward(model, inner, inputs, self.eyes)
-        words = F.cross_entropy(logits, targets, reduction="sum") / (tokens if tokens is not None else len(targets))
+        words = summed(logits, targets, inputs, self.verdict_weight) / (tokens if tokens is not None else len(targets))
         pixels = pixel_loss(found, self.mask.bce, self.mask.dice) / max(self._masks, 1)
         return self.mask.text * words + pixels + untouched(parts_of(inner))  # type: ignore[arg-type]
 
