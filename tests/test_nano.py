@@ -28,7 +28,6 @@ from internvl_detect.model.prompts import SYSTEM_MESSAGE
 from internvl_detect.model.tokenizer import build_tokenizer, encode_text
 from internvl_detect.model.yes_no import yes_no_sets
 from internvl_detect.train.autoencoders import load_own, new_autoencoder, save_autoencoder
-from internvl_detect.train.nano_corpus import find_photographs, make_pair, split_of
 from internvl_detect.train.rebuild import load_autoencoder, rebuild
 
 SMALL = Shape(tokens=0, tile_px=56, vision_width=64, vision_layers=2, vision_mlp=128, width=48, layers=2, mlp=64)
@@ -82,27 +81,6 @@ def test_one_draw_finishes_both_twins_to_the_same_size_and_the_same_quantisation
         assert {f.size for f in files} == {(88, 88)} and {f.format for f in files} == {"JPEG"}
         assert files[0].quantization == files[1].quantization
     assert 75 <= Finish.draw(rng).quality <= 95
-
-
-def test_a_pair_holds_a_photograph_and_its_forged_twin_with_the_same_finish(tmp_path):
-    for i in range(3):
-        Image.fromarray(photograph(300, 320, i)).save(tmp_path / f"{i}.jpg", quality=95)
-    photos = find_photographs([tmp_path], [])
-    nets = {"nearest4": new_autoencoder("nearest4").eval()}
-    torch.manual_seed(0)
-    for seed in range(6):
-        rng = np.random.default_rng(seed)
-        (real, a), (fake, b) = make_pair(photos[0], photos[1], nets, rng, size_px=224)
-        assert a["label"] == "real" and b["label"] in ("ai_generated", "tampered")
-        assert a["finish"] == b["finish"] and a["group_id"] == b["group_id"]
-        assert Image.open(io.BytesIO(real)).size == Image.open(io.BytesIO(fake)).size == (224, 224)
-        assert real != fake
-
-
-def test_a_photograph_keeps_its_split_whatever_else_is_in_the_folder():
-    parts = [split_of(f"photo{i}.jpg") for i in range(2000)]
-    assert parts[:100] == [split_of(f"photo{i}.jpg") for i in range(100)]
-    assert 0.16 < parts.count("test") / 2000 < 0.24 and 0.05 < parts.count("val") / 2000 < 0.11
 
 
 def test_a_made_clip_is_edited_between_its_two_times_and_nowhere_else(tmp_path):

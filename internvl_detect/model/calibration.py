@@ -110,11 +110,13 @@ def calibrate(
     labels: Sequence[int | bool | str] | np.ndarray,
     target_error: float = 0.05,
     *,
+    weights: Sequence[float] | np.ndarray | None = None,
     fitted_on: str = "",
 ) -> Calibration:
     """Fit slope and offset by log loss, then the widest thresholds that keep the error rates.
 
-    ``labels``: 1, True or a kind of fake; 0, False or "real". On each side both error rates hold on the given data:
+    ``labels``: 1, True or a kind of fake; 0, False or "real". ``weights`` > 0 say how much each file counts, against
+    the others; None: all alike. On each side both error rates hold on the given data:
     the share of wrong files among those decided so, and the share of the other class that falls there.
     Platt's smoothed targets (Platt 1999, section 2.2) keep the fit finite when the classes separate perfectly. With
     fewer than 5 files of a class nothing is fitted, and ``note`` says so. Raises DataError on unusable scores.
@@ -127,16 +129,20 @@ def calibrate(
         raise DataError("scores that are not numbers in [0, 1]", do="leave out the files that failed")
     if not 0 < target_error < 0.5:
         raise DataError(f"a target error of {target_error}", expected="a share between 0 and 0.5")
+    w = np.ones(len(s)) if weights is None else np.asarray(weights, dtype=np.float64).reshape(-1)
+    if w.shape != s.shape or (w.size and not (np.isfinite(w).all() and w.min() > 0)):
+        raise DataError("weights that do not fit the scores", expected="a number above 0 for each")
+    w = w * (len(w) / max(w.sum(), 1e-300))
     n_fake, n_real = int(y.sum()), int((1 - y).sum())
     if min(n_fake, n_real) < MIN_PER_CLASS:
         note = f"not calibrated: {n_real} real and {n_fake} fake files; at least {MIN_PER_CLASS} of each are needed"
         return Calibration(n_real=n_real, n_fake=n_fake, target_error=target_error, fitted_on=fitted_on, note=note)
     notes = []
-    a, b = _fit(_logit(s), y)
+    a, b = _fit(_logit(s), y, w)
     if a <= MIN_SLOPE:
         notes.append("the scores do not tell real from fake here")
     p = _sigmoid(a * _logit(s) + b)
-    low, high = thresholds(p, y, target_error)
+    low, high = thresholds(p, y, target_error, w)
     few = [f"{n} {name}" for n, name in ((n_real, "real"), (n_fake, "fake")) if n * target_error < 1]
     if few:
         notes.append(f"only {' and '.join(few)} files: an error rate of {target_error:.0%} is not shown by so few")
@@ -145,64 +151,70 @@ def calibrate(
     )
 
 
-def thresholds(p: np.ndarray, y: np.ndarray, target_error: float) -> tuple[float, float]:
+def thresholds(
+    p: np.ndarray, y: np.ndarray, target_error: float, weights: np.ndarray | None = None
+) -> tuple[float, float]:
     """(low, high) around 0.5 that decide as much as possible with both error rates on both sides <= ``target_error``.
 
-    ``p`` (N,) probabilities, ``y`` (N,) 0 real, 1 fake. A side that cannot be had is closed: low 0 or high 1. The
-    thresholds stand a third into the gap between two observed values, so what was never seen stays unsure.
+    ``p`` (N,) probabilities, ``y`` (N,) 0 real, 1 fake, ``weights`` (N,) as for ``calibrate``. A side that cannot be
+    had is closed: low 0 or high 1. The thresholds stand a third into the gap between two observed values, so what was
+    never seen stays unsure.
     """
-    return _one_side(p, y, target_error), 1.0 - _one_side(1 - p, 1 - y, target_error)
+    w = np.ones(len(p)) if weights is None else weights
+    return _one_side(p, y, w, target_error), 1.0 - _one_side(1 - p, 1 - y, w, target_error)
 
 
-def _one_side(p: np.ndarray, wrong: np.ndarray, target: float) -> float:
+def _one_side(p: np.ndarray, wrong: np.ndarray, w: np.ndarray, target: float) -> float:
     """The largest threshold t <= 0.5 whose files below it hold few ``wrong``; 0 when there is none."""
     order = np.argsort(p, kind="stable")
-    values, wrong = p[order], wrong[order]
-    n_wrong = max(int(wrong.sum()), 1)
+    values, w, wrong = p[order], w[order], (w * wrong)[order]
+    n_wrong = wrong.sum() or 1.0
     counts = np.cumsum(wrong)  # wrong ones among the first k + 1
     upper = np.append(values[1:], 1.0)
     gap_ends = upper > values  # a threshold may stand only between different values
     cut = values + (upper - values) / 3
     cut = np.where((cut > 0.5) & (values < 0.5), 0.5, cut)
-    decided = np.arange(1, len(values) + 1)
+    decided = np.cumsum(w)
     fits = gap_ends & (cut <= 0.5) & (counts <= target * decided) & (counts <= target * n_wrong)
     if not fits.any():
         return 0.0
     return float(cut[np.flatnonzero(fits)[-1]])
 
 
-def _fit(z: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+def _fit(z: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
     """Slope and offset of the smoothed log loss by Newton's method with halved steps; slope cut to its bounds."""
-    n_fake = y.sum()
-    t = np.where(y == 1, (n_fake + 1) / (n_fake + 2), 1 / (len(y) - n_fake + 2))
+    n_fake = float((weight * y).sum())
+    t = np.where(y == 1, (n_fake + 1) / (n_fake + 2), 1 / (float(weight.sum()) - n_fake + 2))
     x = np.stack([z, np.ones_like(z)], axis=1)  # (N, 2)
     w = np.array([1.0, 0.0])
-    w = _newton(x, t, w)
+    w = _newton(x, t, w, weight)
     slope = float(np.clip(w[0], MIN_SLOPE, MAX_SLOPE))
     if slope != w[0]:  # at a bound only the offset is free
-        w = np.append(slope, _newton(x[:, 1:], t, np.zeros(1), fixed=slope * z))
+        w = np.append(slope, _newton(x[:, 1:], t, np.zeros(1), weight, fixed=slope * z))
     return slope, float(w[1])
 
 
-def _newton(x: np.ndarray, t: np.ndarray, w: np.ndarray, fixed: np.ndarray | float = 0.0) -> np.ndarray:
-    loss = _log_loss(x @ w + fixed, t)
+def _newton(
+    x: np.ndarray, t: np.ndarray, w: np.ndarray, weight: np.ndarray, fixed: np.ndarray | float = 0.0
+) -> np.ndarray:
+    loss = _log_loss(x @ w + fixed, t, weight)
     for _ in range(100):
         p = _sigmoid(x @ w + fixed)
-        gradient = x.T @ (p - t)
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + 1e-9 * np.eye(len(w))
+        gradient = x.T @ (weight * (p - t))
+        hessian = (x * (weight * p * (1 - p))[:, None]).T @ x + 1e-9 * np.eye(len(w))
         step = np.linalg.solve(hessian, gradient)
         size = 1.0
-        while size > 1e-8 and not _log_loss(x @ (w - size * step) + fixed, t) <= loss:
+        while size > 1e-8 and not _log_loss(x @ (w - size * step) + fixed, t, weight) <= loss:
             size /= 2
         w = w - size * step
-        previous, loss = loss, _log_loss(x @ w + fixed, t)
+        previous, loss = loss, _log_loss(x @ w + fixed, t, weight)
         if previous - loss <= 1e-12 * len(t):
             break
     return w
 
 
-def _log_loss(logits: np.ndarray, t: np.ndarray) -> float:
-    return float(np.sum(np.logaddexp(0, logits) - t * logits))
+def _log_loss(logits: np.ndarray, t: np.ndarray, weight: np.ndarray) -> float:
+    return float(np.sum(weight * (np.logaddexp(0, logits) - t * logits)))
 
 
 def _logit(p: np.ndarray) -> np.ndarray:

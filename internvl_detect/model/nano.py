@@ -3,7 +3,7 @@
 A few million parameters in the very classes of the large models, so that everything can be tried without a download.
 What makes so small a ViT learn traces in minutes is its start: the patch embedding is a set of whitened cosine
 filters (every frequency of a 14 px patch has unit variance, so compression and decoders are as visible as content),
-and the first MLP takes magnitudes of them. Not here: training (``train.finetune``), data (``train.nano_corpus``).
+and the first MLP takes magnitudes of them. Not here: training (``train.finetune``), data (``train.nano_rows``).
 
     write_start("start", patches=rgb_patches)        # a folder that load_base opens
     write_original("nano", trained_model.state_dict(), config, tokenizer_model)

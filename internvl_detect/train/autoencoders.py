@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from internvl_detect.data.jsonl import atomically
 from internvl_detect.errors import CheckpointError
 
 UPSAMPLERS = ("nearest", "bilinear", "transpose", "wide", "shuffle", "style")
@@ -163,7 +164,8 @@ def new_critic(width: int = 32) -> nn.Sequential:
 def save_autoencoder(net: Autoencoder, path: str | Path, *, kind: str) -> None:
     """Writes one of our own networks with its kind, for ``load_own``."""
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
-    save_file(state, str(path), metadata={"kind": kind})
+    with atomically(path) as file:
+        file.write(save(state, metadata={"kind": kind}))
 
 
 def load_own(path: str | Path) -> Autoencoder:

@@ -27,6 +27,7 @@ from internvl_detect.data.forge import forge_folder
 from internvl_detect.data.forge.item import view
 from internvl_detect.data.forge.journal import MANIFEST
 from internvl_detect.data.forge.plan import SHARES, find_sources
+from internvl_detect.data.jsonl import atomically
 from internvl_detect.data.manifest import ManifestRow, read_manifest, split_by_group
 from internvl_detect.errors import DataError, IvdetectError
 from internvl_detect.media.source import PICTURE_SUFFIXES
@@ -44,11 +45,23 @@ BY_DECODER = ("rebuild_whole", "rebuild", "decoder_removal")
 SEED = 0
 
 
-def train_decoders(photographs: Sequence[Path], out: Path, *, seconds: float, device: str, most: int = 800) -> None:
-    """One network of each of KINDS in ``out``/decoders, those that are there already passed over."""
+def train_decoders(
+    photographs: Sequence[Path],
+    out: Path,
+    *,
+    seconds: float,
+    device: str,
+    most: int = 800,
+    kinds: Sequence[str] | None = None,
+) -> None:
+    """One network of each of ``kinds``, KINDS unless given, in ``out``/decoders; those that are there are passed over.
+
+    Raises DataError where no photograph can be used.
+    """
     folder = out / "decoders"
     folder.mkdir(parents=True, exist_ok=True)
-    left = [kind for kind in KINDS if not (folder / f"{kind}.safetensors").exists()]
+    wanted = tuple(kinds or KINDS)
+    left = [kind for kind in wanted if not (folder / f"{kind}.safetensors").exists()]
     if not left:
         return
     sources = find_sources(photographs)
@@ -59,12 +72,15 @@ def train_decoders(photographs: Sequence[Path], out: Path, *, seconds: float, de
             pictures.append(view(source.path, 448))
         except IvdetectError:
             continue
-    on_gpu = device != "cpu"
-    for at, kind in enumerate(left):
-        size = {"crop_px": 96, "batch": 48} if on_gpu else {"crop_px": 64, "batch": 12}
+    size = {"crop_px": 96, "batch": 48} if device != "cpu" else {"crop_px": 64, "batch": 12}
+    if not any(min(picture.shape[:2]) >= size["crop_px"] for picture in pictures):
+        raise DataError(f"{len(sources)} photographs", expected=f"some of {size['crop_px']} px and more that open")
+    for kind in left:
         net = new_autoencoder(kind)
         critic = new_critic() if "g" in kind else None
-        psnr = train_autoencoder(net, pictures, seconds=seconds, seed=at, device=device, critic=critic, **size)
+        psnr = train_autoencoder(
+            net, pictures, seconds=seconds, seed=wanted.index(kind), device=device, critic=critic, **size
+        )
         save_autoencoder(net, folder / f"{kind}.safetensors", kind=kind)
         print(f"decoder {kind}: {psnr:.1f} dB on its training crops", flush=True)
 
@@ -100,8 +116,11 @@ def forge_by(
     """``out``/by_KIND: what one network makes of the ``share`` of the photographs that its name draws."""
     part = out / "parts" / kind
     folders = [_linked(folder, part / folder.name, kind, share) for folder in photographs]
+    if not any(filled := [f for f in folders if any(f.iterdir())]):
+        print(f"{kind}: none of the photographs were drawn", flush=True)
+        return
     made = forge_folder(
-        [f for f in folders if any(f.iterdir())],
+        filled,
         out / f"by_{kind}",
         per_photo=2,
         methods=BY_DECODER,
@@ -124,7 +143,8 @@ def _linked(folder: Path, to: Path, kind: str, share: float) -> Path:
             try:
                 os.link(file, target)
             except OSError:
-                target.write_bytes(file.read_bytes())
+                with atomically(target) as copy:
+                    copy.write(file.read_bytes())
     return to
 
 

@@ -2,8 +2,8 @@
 
 Every picture of the forged sets, and of the folders taken as they are, becomes one row whose questions are those that
 detection asks. The guess in front of the second question is the trained tagger's own, a part of them replaced by a
-drawn one, since on pictures that it was not trained on the tagger errs more often. Not here: the sets (``material``),
-the tagger (``tagger``), the training (``ivdetect train``).
+drawn one, since on pictures that it was not trained on the tagger errs more often. Guesses go to OUT/guesses.jsonl one
+by one, so a killed run goes on. Not here: the sets (``material``), the tagger (``tagger``), the training.
 
     python -m internvl_detect.train.nano_rows --material work --tagger work/tagger/tagger --out work/nano
 """
@@ -21,7 +21,7 @@ from typing import Any
 from internvl_detect.data.conversations.meta import make_row
 from internvl_detect.data.conversations.rows import IMAGE
 from internvl_detect.data.forge.words import phrasings, place_seen
-from internvl_detect.data.jsonl import atomically
+from internvl_detect.data.jsonl import BadJson, atomically, parse, read_lines
 from internvl_detect.errors import IvdetectError
 from internvl_detect.media.image import open_image
 from internvl_detect.model.domain_tag import TAGS, DomainTagger, Tagged
@@ -31,6 +31,7 @@ from internvl_detect.train.tag_data import TagRow
 
 REPLACED = 0.08  # share of guesses that are drawn evenly from all tags
 ONE_TILE_PX = 224
+GUESSES, SEEN = "guesses.jsonl", ("picture", "key", "tag", "place", "width", "height")
 GENERATED_WORDS = "The picture was generated. It did not come from a camera."
 
 
@@ -95,11 +96,10 @@ def write_rows(
     every = [forged(material), whole(as_they_are(generated, "ai_generated")), whole(as_they_are(real, "authentic"))]
     chosen = [item for part in every for item in part if _drawn(item[2]["group"]) < share]
     parts: dict[str, list[Any]] = {}
-    with ThreadPoolExecutor(threads) as pool:
-        for made in pool.map(lambda item: _looked(item[0], item[2], tagger), chosen):
-            if made is not None:
-                parts.setdefault(made[0], []).append(made[1])
-    out.mkdir(parents=True, exist_ok=True)
+    for (split, _, facts), seen in zip(chosen, _all_seen(chosen, tagger, out, threads), strict=True):
+        if seen is not None:
+            part, row = _finished(split, facts, seen)
+            parts.setdefault(part, []).append(row)
     meta = {}
     for name, rows in sorted(parts.items()):
         path = out / f"{name}.jsonl"
@@ -112,19 +112,60 @@ def write_rows(
     return {name: len(rows) for name, rows in parts.items()}
 
 
-def _looked(split: str, facts: dict[str, Any], tagger: DomainTagger) -> tuple[str, Any] | None:
-    """(part, row) of one picture; None where it cannot be read."""
+def _all_seen(chosen: Sequence[Any], tagger: DomainTagger, out: Path, threads: int) -> Iterator[dict[str, Any] | None]:
+    """What the tagger sees in every picture, in order; what the same tagger saw before is in OUT/guesses.jsonl."""
+    out.mkdir(parents=True, exist_ok=True)
+    cache = out / GUESSES
+    key = hashlib.sha256(f"{tagger.fingerprint} {tagger.settings()}".encode()).hexdigest()[:16]
+    known = _known(cache, key)
+    with cache.open("a", encoding="utf-8") as file, ThreadPoolExecutor(threads) as pool:
+        if cache.stat().st_size:
+            print(file=file)  # ends a line that was cut off
+
+        def seen(item: Any) -> dict[str, Any] | None:
+            return known.get(item[2]["path"]) or _looked(item[2]["path"], tagger, key)
+
+        for found in pool.map(seen, chosen):
+            if found is not None and found["picture"] not in known:
+                known[found["picture"]] = found
+                print(json.dumps(found), file=file, flush=True)
+            yield found
+
+
+def _known(cache: Path, key: str) -> dict[str, dict[str, Any]]:
+    """By path, the whole lines of one tagger."""
+    found = {}
+    if cache.is_file():
+        with cache.open("rb") as file:
+            for _, _, raw in read_lines(file):
+                try:
+                    line = parse(raw or b"")
+                    if line["key"] == key:
+                        found[line["picture"]] = {name: line[name] for name in SEEN}
+                except (BadJson, KeyError, TypeError):
+                    continue
+    return found
+
+
+def _looked(path: str, tagger: DomainTagger, key: str) -> dict[str, Any] | None:
+    """SEEN of one picture; None where it cannot be read."""
     try:
-        picture = open_image(facts["path"]).rgb
+        picture = open_image(path).rgb
     except IvdetectError:
         return None
-    first = guess(tagger.look(picture), tagger.map_threshold)
+    tag, place = guess(tagger.look(picture), tagger.map_threshold)
+    return dict(zip(SEEN, (path, key, tag, place, *picture.size), strict=True))
+
+
+def _finished(split: str, facts: dict[str, Any], seen: dict[str, Any]) -> tuple[str, Any]:
+    """(part, row) of one picture."""
+    first = seen["tag"], seen["place"]
     digest = hashlib.sha256(facts["path"].encode("utf-8", "surrogateescape")).digest()
     if split == "train" and digest[0] < REPLACED * 256:
         first = (TAGS[digest[1] % len(TAGS)], first[1])
     row = row_of(first=first, **facts)
-    row["width"], row["height"] = picture.size
-    return f"{split}_large" if max(picture.size) > ONE_TILE_PX else split, row
+    row["width"], row["height"] = seen["width"], seen["height"]
+    return f"{split}_large" if max(row["width"], row["height"]) > ONE_TILE_PX else split, row
 
 
 def _drawn(name: str) -> float:

@@ -1,7 +1,7 @@
 """The two ends of nano's training: the folder that it starts from, and the folders that the package ships.
 
-    python -m internvl_detect.train.nano_weights start --corpus nano_corpus --out runs/nano_start
-    python -m internvl_detect.train.nano_weights export --base runs/nano_base/model --out nano
+    python -m internvl_detect.train.nano_weights start --corpus rows --out nano_start
+    python -m internvl_detect.train.nano_weights export --base runs/nano_base/model --tokenizer T --out nano
 Not here: the training between them (``ivdetect train``), what the start is (``model.nano``).
 """
 
@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
+from internvl_detect.errors import DataError
+from internvl_detect.media.image import open_image
 from internvl_detect.model.checkpoint import load_base
 from internvl_detect.model.nano import Shape, initial_state, shape_of, to_original, write_original
 from internvl_detect.model.nano_tokenizer import train_tokenizer
@@ -24,14 +25,19 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def corpus_patches(corpus: Path, *, pictures: int = 400, each: int = 20, side: int = 14, seed: int = 0) -> np.ndarray:
-    """uint8 (pictures * each, side, side, 3) drawn from the training pictures of a corpus folder."""
-    lines = (corpus / "train.jsonl").read_text().splitlines()
+    """uint8 (pictures * each, side, side, 3) drawn from the training pictures of a folder of ``nano_rows``.
+
+    Raises DataError where there are none, and MediaError for a picture that cannot be read.
+    """
+    parts = [corpus / f"{name}.jsonl" for name in ("train", "train_large")]
+    lines = [line for part in parts if part.is_file() for line in part.read_text("utf-8").splitlines()]
+    if not lines:
+        raise DataError(f"{corpus} holds no training pictures", expected="train.jsonl or train_large.jsonl")
     rng = np.random.default_rng(seed)
     found = []
     for i in rng.integers(len(lines), size=pictures):
-        with Image.open(corpus / json.loads(lines[i])["image"]) as picture:
-            rgb = np.asarray(picture.convert("RGB"))
-        for _ in range(each):
+        rgb = np.asarray(open_image(corpus / json.loads(lines[i])["image"]).rgb)
+        for _ in range(each if min(rgb.shape[:2]) >= side else 0):
             y, x = (int(rng.integers(n - side + 1)) for n in rgb.shape[:2])
             found.append(rgb[y : y + side, x : x + side])
     return np.stack(found)

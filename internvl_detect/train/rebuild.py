@@ -3,7 +3,7 @@
 Two kinds. ``load_autoencoder`` reads the encoder and decoder of a TAESD-style network from safetensors files and
 builds the layers from the tensors' names and shapes alone. ``train_autoencoder`` trains a small one of our own in a
 minute or two (``autoencoders`` has their kinds), so that a detector does not learn one decoder by heart.
-Not here: which photographs become what (``train.nano_corpus``), nor anything that detects.
+Not here: which photographs become what (``train.material``), nor anything that detects.
 
     net = load_autoencoder("encoder.safetensors", "decoder.safetensors")
     twin = rebuild(net, np.asarray(photograph))

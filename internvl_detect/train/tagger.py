@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from internvl_detect.data.jsonl import atomically
 from internvl_detect.errors import CheckpointError, ConfigError, DataError, IvdetectError
-from internvl_detect.model.domain_tag import WEIGHTS, read_net
+from internvl_detect.model.domain_tag import read_net
 from internvl_detect.model.tagger_net import Shape, TaggerNet
 from internvl_detect.train.tag_data import TAGS, TagRow, cut
 
@@ -118,23 +118,24 @@ def train_tagger(
     how: TagTraining,
     *,
     device: str = "cpu",
-    start: str | Path | None = None,
+    start: str | Path | TaggerNet | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> TaggerNet:
     """The trained network; goes on from ``out``/checkpoint.safetensors where a run with the same settings and rows was
     killed, and trains nothing where it had come to its end.
 
-    ``start`` is a tagger's folder whose weights are trained on, in place of drawn ones; its shape is taken too.
+    ``start`` is a network, or a tagger's folder, that is trained on in place of a drawn one; its shape is taken too.
     ``progress`` is told (steps done, mean loss of the last ones). Raises DataError for rows that cannot be trained on,
     ConfigError where the checkpoint is that of another run or the loss is no number.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(how.seed)
-    net = TaggerNet(how.shape) if start is None else read_net(Path(start))[0]
+    drawn = TaggerNet(how.shape) if start is None else start
+    net = drawn if isinstance(drawn, TaggerNet) else read_net(Path(drawn))[0]
+    about = _about(rows, how, net if start is not None else None)
     net = net.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.lr, weight_decay=how.weight_decay)
-    about = _about(rows, how, start)
     first = _restore(folder / CHECKPOINT, net, optimiser, about)
     net.train()
     batches = Batches(rows, how, first)
@@ -164,11 +165,12 @@ def train_tagger(
     return net.eval()
 
 
-def _about(rows: Sequence[TagRow], how: TagTraining, start: str | Path | None) -> dict[str, str]:
+def _about(rows: Sequence[TagRow], how: TagTraining, start: TaggerNet | None) -> dict[str, str]:
     """What must be the same for a run to go on: settings, pictures, weights that it began with."""
     said = {f.name: repr(getattr(how, f.name)) for f in fields(how) if f.name not in HARMLESS}
     said["pictures"] = hashlib.sha256("\n".join(map(repr, rows)).encode()).hexdigest()
-    said["start"] = hashlib.sha256((Path(start) / WEIGHTS).read_bytes()).hexdigest() if start is not None else ""
+    weights = b"" if start is None else save({k: v.cpu().contiguous() for k, v in start.state_dict().items()})
+    said["start"] = hashlib.sha256(weights).hexdigest()
     return said
 
 

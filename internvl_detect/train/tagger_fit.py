@@ -21,7 +21,7 @@ from internvl_detect.model.domain_tag import TAGS, DomainTagger, spread
 from internvl_detect.questions import EDITS
 from internvl_detect.train.tag_data import TagRow
 
-GATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+GATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 THRESHOLDS = (*(round(0.05 * i, 2) for i in range(2, 20)), 0.98)
 
 

@@ -1,8 +1,7 @@
-"""Forgeries that need no OpenCV: a region with soft edges spliced, copied, resampled or rebuilt, and words for it.
+"""Forgeries that need no OpenCV: a region with soft edges spliced, copied or resampled, and words for it.
 
-The recipe that the embedded model was trained with: the same generator makes the same draws, so its corpus can be made
-again (``train.nano_corpus``); it also makes the samples in the package. For forging sets of one's own there are
-regions that follow segments, more methods and fuller words: ``methods``, ``words``, ``folder``.
+They make the samples in the package. For forging sets of one's own there are regions that follow segments, more
+methods and fuller words: ``methods``, ``words``, ``folder``.
 
     edited, mask, record = make_edited(rgb, np.random.default_rng(0), "splice", donor=other)
     print(describe(record, rng))
@@ -10,7 +9,6 @@ regions that follow segments, more methods and fuller words: ``methods``, ``word
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -90,12 +88,11 @@ def make_edited(
     method: str,
     *,
     donor: Array | None = None,
-    rebuild: Callable[[Array], Array] | None = None,
 ) -> tuple[Array, Array, dict[str, Any]]:
     """A forged copy of the (H, W, 3) uint8 picture, the boolean (H, W) mask, and a record of what was done.
 
-    Pixels outside the mask are untouched. ``donor`` is the other photograph of a splice; ``rebuild`` the network of
-    "rebuild" (without one, the region is resampled). ValueError for an unknown method or a splice without a donor.
+    Pixels outside the mask are untouched. ``donor`` is the other photograph of a splice; "rebuild" resamples
+    as a decoder would. ValueError for an unknown method or a splice without a donor.
     """
     if method not in METHODS:
         raise ValueError(f"edit method {method!r}: expected one of {', '.join(METHODS)}")
@@ -108,8 +105,6 @@ def make_edited(
     elif method == "copy_move":
         other = _moved(rgb, h, w, rng)
         other = _shifted(other, rng)
-    elif method == "rebuild" and rebuild is not None:
-        other = rebuild(rgb)
     else:
         other = resample(rgb, rng)
     mixed = rgb + alpha[..., None] * (other.astype(np.float32) - rgb)
