@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from internvl_detect.errors import DataError
+from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.model.domain_tag import DomainTagger
 from internvl_detect.model.tagger_net import Shape
 from internvl_detect.train.tag_data import TagRow
@@ -63,11 +63,22 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(rows, tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
-def test_other_settings_start_afresh(rows, tmp_path):
-    train_tagger(rows, tmp_path, dataclasses.replace(HOW, steps=20))
-    told: list[int] = []
-    train_tagger(rows, tmp_path, dataclasses.replace(HOW, seed=1), progress=lambda step, loss: told.append(step))
-    assert told == [50]
+def test_other_settings_are_refused_by_name_and_ones_that_change_no_weight_are_not(rows, tmp_path):
+    how = dataclasses.replace(HOW, steps=20)
+    train_tagger(rows, tmp_path, how)
+    with pytest.raises(ConfigError, match="other steps, seed"):
+        train_tagger(rows, tmp_path, dataclasses.replace(how, steps=30, seed=1))
+    with pytest.raises(ConfigError, match="other pictures"):
+        train_tagger(rows[:-2], tmp_path, how)
+    drawn = dataclasses.replace(how, workers=1, save_every=7)
+    train_tagger(rows, tmp_path, drawn, progress=lambda step, loss: pytest.fail("a step was trained"))
+
+
+def test_a_loss_that_is_no_number_ends_the_run(rows, tmp_path, monkeypatch):
+    lost = torch.zeros(1, requires_grad=True).sum() * float("nan")
+    monkeypatch.setattr("internvl_detect.train.tagger.tagger_loss", lambda *given: (lost, lost))
+    with pytest.raises(ConfigError, match="loss is nan at step 0"):
+        train_tagger(rows, tmp_path, HOW)
 
 
 def test_a_broken_picture_is_passed_over_and_only_broken_ones_are_told(rows, tmp_path):

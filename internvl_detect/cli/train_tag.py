@@ -40,19 +40,18 @@ def train_tag(
     """
     from internvl_detect.data.manifest import read_manifest
     from internvl_detect.files import read_yaml
+    from internvl_detect.model.checkpoint import device_of
     from internvl_detect.train.material import as_they_are, named
     from internvl_detect.train.tag_data import tag_rows
     from internvl_detect.train.tagger_run import recipe_of, run, with_source
 
     values: dict[str, Any] = dict(read_yaml(recipe)) if recipe else {}
-    values |= dict(_value(text) for text in sets or [])
+    for text in sets or []:
+        _put(values, text)
     how = recipe_of(values)
+    device = str(device_of(device))
     rows = [row for path in manifests for row in with_source(tag_rows(read_manifest(path), path.parent), path)]
     rows += as_they_are(named(generated or []), "ai_generated") + as_they_are(named(real or []), "authentic")
-    if device == "auto":
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     first = None
     if start is not None:
         from internvl_detect.model.embedded import tagger_folder
@@ -67,17 +66,28 @@ def train_tag(
         said = ", ".join(f"{key} {value}" for key, value in part["all"].items())
         typer.echo(f"{name}: {said}")
     if result["problems"]:
-        typer.echo(f"{len(result['problems'])} pictures could not be looked at; the first: {result['problems'][0]}")
+        typer.echo(
+            f"Pictures that could not be looked at: {len(result['problems'])}, the first {result['problems'][0]}"
+        )
     typer.echo(f"tagger: {out / 'tagger'}")
 
 
-def _value(text: str) -> tuple[str, Any]:
+def _put(values: dict[str, Any], text: str) -> None:
+    """Lays key=value over ``values``; a dot reaches into a section."""
     import yaml
 
-    key, equals, value = text.partition("=")
+    from internvl_detect.files import YamlLoader
+
+    key, equals, given = text.partition("=")
     if not equals:
         raise ConfigError(f"--set {text!r}", expected="key=value")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        value = yaml.load(given, Loader=YamlLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--set {text!r} cannot be read ({error})", expected="key=value") from None
+    section, dot, name = key.strip().partition(".")
+    inner = values.setdefault(section, {}) if dot else None
+    if isinstance(inner, dict):
+        inner[name] = value
+    else:
+        values[key.strip()] = value

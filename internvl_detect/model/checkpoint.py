@@ -77,7 +77,7 @@ def load_base(
     """
     _, adapter = resolve(path, adapter)
     parts = read_parts(path)
-    target = _device(device)
+    target = device_of(device)
     kind = _dtype(dtype, parts.shards, target)
     parts.config.dtype = kind
     if parts.form == "native":
@@ -268,13 +268,19 @@ def _quantization(kind: str) -> Any:
     raise ConfigError(f"quantize={kind!r}", expected="nf4 or int8")
 
 
-def _device(device: str | torch.device) -> torch.device:
-    if device != "auto":
-        try:
-            return torch.device(device)
-        except RuntimeError as error:
-            raise ConfigError(f"device {device!r}", expected="auto, cpu, cuda, cuda:0, ...") from error
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device_of(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one. Raises ConfigError for one that cannot be used."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = (str(error).splitlines() or [""])[0][:80]
+        raise ConfigError(
+            f"device {str(device)!r} cannot be used here ({why})", expected="auto, cpu, cuda or cuda:1"
+        ) from None
+    return found
 
 
 def _dtype(dtype: str | torch.dtype, shards: Shards, device: torch.device) -> torch.dtype:

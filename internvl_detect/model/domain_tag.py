@@ -170,9 +170,6 @@ def read_net(folder: Path) -> tuple[TaggerNet, dict[str, Any]]:
     try:
         given = dict(about["shape"])
         shape = Shape(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
-        sizes = [*shape.widths, *shape.blocks, shape.map_width]
-        if len(shape.widths) != 5 or len(shape.blocks) != 4 or not all(0 <= int(n) <= 1024 for n in sizes):
-            raise ValueError(f"shape {given}")
         numbers = {key: float(about[key]) for key in ("temperature", "map_threshold")}
         numbers["map_gate"] = float(about.get("map_gate", 0.0))
         bias = [float(b) for b in about["bias"]]

@@ -28,12 +28,22 @@ MAPS = ("edited", "generated")
 
 @dataclass(frozen=True)
 class Shape:
-    """Channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution, and how many blocks there are from 1/4 on."""
+    """Channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution, and how many blocks there are from 1/4 on.
+
+    Raises ValueError for numbers that make no network.
+    """
 
     widths: tuple[int, ...] = (24, 48, 96, 192, 256)
     blocks: tuple[int, ...] = (1, 3, 4, 2)
     map_width: int = 64
     tags: int = 5
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != 5 or len(self.blocks) != 4 or self.tags != 5:
+            raise ValueError("a shape has five widths, four blocks and five tags")
+        least = [*((n, 1) for n in (*self.widths, self.map_width)), *((n, 0) for n in self.blocks)]
+        if not all(type(n) is int and low <= n <= 1024 for n, low in least):
+            raise ValueError("widths are whole numbers from 1 to 1024, blocks from 0")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

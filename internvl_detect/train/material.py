@@ -152,11 +152,13 @@ def as_they_are(folders: Mapping[str, Path], tag: str) -> list[TagRow]:
     """Rows of whole folders of one tag; ``source`` is the name they are given by.
 
     A picture's split follows from its folder's name and its own as it does in forging, so a photograph that was also
-    forged is in the same split.
+    forged is in the same split. Raises DataError for a folder without pictures.
     """
     rows = []
     for source, folder in sorted(folders.items()):
         files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+        if not files:
+            raise DataError(f"no pictures in {folder}", expected=f"pictures of the source {source}")
         names = {f"{Path(folder).name}/{file.relative_to(folder).as_posix()}": file for file in files}
         listed = (ManifestRow(path=name, label="real", group_id=name) for name in names)
         for row in split_by_group(listed, dict(SHARES), SEED):
@@ -187,7 +189,9 @@ def named(values: Sequence[str]) -> dict[str, Path]:
         folder = Path(path if equals else value)
         if not folder.is_dir():
             raise DataError(f"{folder} is no folder", expected="NAME=FOLDER")
-        found[name if equals else folder.name] = folder
+        if not (name := name if equals else folder.name) or name in found:
+            raise DataError(f"{value}: the name {name!r} is empty or given twice", expected="NAME=FOLDER")
+        found[name] = folder
     return found
 
 

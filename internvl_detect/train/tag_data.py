@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from internvl_detect.data.findings import show
 from internvl_detect.data.labels import verity
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.errors import DataError
@@ -71,7 +72,8 @@ def tag_rows(rows: Iterable[ManifestRow], root: Path) -> list[TagRow]:
             continue
         tag = "authentic" if verity(row.label) == "real" else row.domain_tag or _OF_LABEL.get(row.label, "")
         if tag not in TAGS:
-            raise DataError(f"{row.path}: domain tag {tag or row.label!r}", expected=", ".join(TAGS))
+            found_tag = f"domain tag {show(tag)}" if tag else f"label {show(row.label)} and no domain tag"
+            raise DataError(f"{show(row.path)} has the {found_tag}", expected=f"a tag of {', '.join(TAGS)}")
         mask = str(root / row.mask) if row.mask and tag not in ("authentic", "ai_generated") else ""
         found.append(TagRow(str(root / row.path), tag, mask, row.group, row.split, row.dataset))
     return found

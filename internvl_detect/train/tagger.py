@@ -9,27 +9,29 @@ killed and goes on sees what it would have seen. Loss: cross-entropy of the tags
 
 from __future__ import annotations
 
+import hashlib
 import math
-import os
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from internvl_detect.errors import DataError, IvdetectError
+from internvl_detect.data.jsonl import atomically
+from internvl_detect.errors import CheckpointError, ConfigError, DataError, IvdetectError
 from internvl_detect.model.domain_tag import read_net
 from internvl_detect.model.tagger_net import Shape, TaggerNet
 from internvl_detect.train.tag_data import TAGS, TagRow, cut
 
 CHECKPOINT = "checkpoint.safetensors"
+HARMLESS = ("workers", "save_every")  # settings that change no weight
 
 
 @dataclass(frozen=True)
@@ -119,19 +121,22 @@ def train_tagger(
     start: str | Path | TaggerNet | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> TaggerNet:
-    """The trained network; goes on from ``out``/checkpoint.safetensors if a run with the same settings was killed.
+    """The trained network; goes on from ``out``/checkpoint.safetensors where a run with the same settings and rows was
+    killed, and trains nothing where it had come to its end.
 
     ``start`` is a network, or a tagger's folder, that is trained on in place of a drawn one; its shape is taken too.
-    ``progress`` is told (steps done, mean loss of the last ones). Raises DataError for rows that cannot be trained on.
+    ``progress`` is told (steps done, mean loss of the last ones). Raises DataError for rows that cannot be trained on,
+    ConfigError where the checkpoint is that of another run or the loss is no number.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(how.seed)
     drawn = TaggerNet(how.shape) if start is None else start
     net = drawn if isinstance(drawn, TaggerNet) else read_net(Path(drawn))[0]
+    about = _about(rows, how, net if start is not None else None)
     net = net.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.lr, weight_decay=how.weight_decay)
-    first = _restore(folder / CHECKPOINT, net, optimiser, how)
+    first = _restore(folder / CHECKPOINT, net, optimiser, about)
     net.train()
     batches = Batches(rows, how, first)
     loader = DataLoader(batches, batch_size=None, num_workers=how.workers, pin_memory=device != "cpu")
@@ -151,38 +156,54 @@ def train_tagger(
         optimiser.step()
         if step % 10 == 0:
             losses = [*losses[-19:], float(loss.detach())]
+            if not math.isfinite(losses[-1]):
+                raise ConfigError(f"the loss is {losses[-1]} at step {step}", expected="a number", do="lower lr")
         if progress is not None and (step + 1) % 50 == 0:
             progress(step + 1, sum(losses) / len(losses))
-        if (step + 1) % how.save_every == 0:
-            _store(folder / CHECKPOINT, net, optimiser, how, step + 1)
+        if (step + 1) % how.save_every == 0 or step + 1 == how.steps:
+            _store(folder / CHECKPOINT, net, optimiser, {**about, "step": str(step + 1)})
     return net.eval()
 
 
-def _store(path: Path, net: TaggerNet, optimiser: torch.optim.Optimizer, how: TagTraining, step: int) -> None:
+def _about(rows: Sequence[TagRow], how: TagTraining, start: TaggerNet | None) -> dict[str, str]:
+    """What must be the same for a run to go on: settings, pictures, weights that it began with."""
+    said = {f.name: repr(getattr(how, f.name)) for f in fields(how) if f.name not in HARMLESS}
+    said["pictures"] = hashlib.sha256("\n".join(map(repr, rows)).encode()).hexdigest()
+    weights = b"" if start is None else save({k: v.cpu().contiguous() for k, v in start.state_dict().items()})
+    said["start"] = hashlib.sha256(weights).hexdigest()
+    return said
+
+
+def _store(path: Path, net: TaggerNet, optimiser: torch.optim.Optimizer, about: dict[str, str]) -> None:
     tensors = {f"net.{k}": v.contiguous() for k, v in net.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{number}.{k}": v.contiguous() for k, v in state.items()}
-    made = path.with_suffix(".tmp")
-    save_file(tensors, str(made), metadata={"step": str(step), "how": repr(how), "at": str(int(time.time()))})
-    os.replace(made, path)
+    with atomically(path) as file:
+        file.write(save(tensors, metadata=about))
 
 
-def _restore(path: Path, net: TaggerNet, optimiser: torch.optim.Optimizer, how: TagTraining) -> int:
-    """The step to go on from: 0 where there is no checkpoint of these very settings."""
-    from safetensors import safe_open
-
+def _restore(path: Path, net: TaggerNet, optimiser: torch.optim.Optimizer, about: dict[str, str]) -> int:
+    """The step to go on from: 0 where there is no checkpoint."""
     if not path.is_file():
         return 0
-    with safe_open(str(path), "pt") as file:
-        about = file.metadata() or {}
-    if about.get("how") != repr(how):
-        return 0
-    tensors = load_file(str(path))
-    net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("adam."):
-            _, number, name = key.split(".", 2)
-            state.setdefault(int(number), {})[name] = value
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-    return int(about["step"])
+    try:
+        with safe_open(str(path), "pt") as file:
+            stored = file.metadata() or {}
+        if differs := [key for key, value in about.items() if stored.get(key) != value]:
+            raise ConfigError(
+                f"{path.parent} holds a run with other {', '.join(differs)}",
+                expected="the same command, to go on with it",
+                do=f"choose another folder, or remove {path.name} there to train anew",
+            )
+        tensors = load_file(str(path))
+        net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("adam."):
+                _, number, name = key.split(".", 2)
+                state.setdefault(int(number), {})[name] = value
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+        return int(stored["step"])
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise CheckpointError(f"{path} cannot be used ({said})", do="remove it to train anew") from None

@@ -133,17 +133,20 @@ def fit_map(tagger: DomainTagger, looked: Sequence[Looked], shares: np.ndarray) 
 
 
 def summary(looked: Sequence[Looked], threshold: float) -> dict[str, float]:
-    """AUC of fake against authentic, of each tag against the rest and their mean (``macro_auc``), and pixel F1."""
+    """AUC of fake against authentic, of each tag against the rest and their mean (``macro_auc``), and pixel F1; without
+    those that these pictures cannot tell."""
     tags = np.array([one.row.tag for one in looked])
     shares = np.exp(np.stack([one.logs for one in looked]))
     found: dict[str, float] = {"pictures": len(looked)}
-    found["image_auc"] = auc(list(1 - shares[:, 0]), [int(tag != "authentic") for tag in tags])
+    if 0 < (tags == "authentic").sum() < len(tags):
+        found["image_auc"] = auc(list(1 - shares[:, 0]), [int(tag != "authentic") for tag in tags])
     each = {}
     for at, tag in enumerate(TAGS):
         if 0 < (tags == tag).sum() < len(tags):
             each[f"auc_{tag}"] = auc(list(shares[:, at]), [int(t == tag) for t in tags])
     found |= each
-    found["macro_auc"] = float(np.mean(list(each.values()))) if each else float("nan")
+    if each:
+        found["macro_auc"] = float(np.mean(list(each.values())))
     at = THRESHOLDS.index(threshold) if threshold in THRESHOLDS else 8
     for name, wanted in (("pixel_f1", lambda t: t != "authentic"), ("pixel_f1_authentic", lambda t: t == "authentic")):
         counts = [one.counts[at] for one in looked if one.counts is not None and wanted(one.row.tag)]

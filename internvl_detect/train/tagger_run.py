@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +21,14 @@ from typing import Any
 
 import numpy as np
 
+from internvl_detect.data.findings import did_you_mean, printable, show
 from internvl_detect.data.jsonl import atomically
 from internvl_detect.errors import ConfigError, DataError
+from internvl_detect.files import alone_in
 from internvl_detect.model.domain_tag import DomainTagger, save
+from internvl_detect.model.save import whole_folder
 from internvl_detect.model.tagger_net import Shape
-from internvl_detect.train.tag_data import TagRow
+from internvl_detect.train.tag_data import TAGS, TagRow
 from internvl_detect.train.tagger import TagTraining, train_tagger
 from internvl_detect.train.tagger_fit import Looked, fit, look_at, summary
 
@@ -33,8 +37,8 @@ def recipe_of(values: Mapping[str, Any]) -> TagTraining:
     """TagTraining of plain values, as YAML gives them. Raises ConfigError for a key or value that does not fit."""
     known = {f.name: f for f in dataclasses.fields(TagTraining)}
     given = dict(values)
-    if unknown := sorted(set(given) - set(known)):
-        raise ConfigError(f"the tagger's recipe has {unknown[0]!r}", expected=", ".join(known))
+    if unknown := [key for key in given if key not in known]:
+        raise ConfigError(f"the tagger's recipe has {show(unknown[0])}", do=did_you_mean(str(unknown[0]), known))
     try:
         if "shape" in given:
             shape = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(given["shape"]).items()}
@@ -43,16 +47,37 @@ def recipe_of(values: Mapping[str, Any]) -> TagTraining:
             if key in given:
                 given[key] = tuple(given[key])
         how = TagTraining(**given)
-        whole = all(isinstance(n, int) and n > 0 for n in (how.steps, how.batch, how.save_every, *how.sizes_px))
-        if not whole or any(s % 32 for s in how.sizes_px) or len(how.shares) != 5 or not 0 < float(how.lr) < 1:
-            raise ValueError(
-                "steps, batch and sizes in whole numbers, sizes multiples of 32, five shares, a rate under 1"
-            )
-        if not 0 <= float(how.strength) <= 1:
-            raise ValueError("a strength from 0 to 1")
+        if problem := _problem(how):
+            raise ValueError(problem)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"the tagger's recipe cannot be used ({error})", do="see recipes/tagger.yaml") from None
     return how
+
+
+def _problem(how: TagTraining) -> str:
+    """What is wrong with the numbers of a recipe; "" where nothing is."""
+
+    def whole(value: Any, least: int) -> bool:
+        return type(value) is int and least <= value < 2**31
+
+    def number(value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    if not all(whole(n, 1) for n in (how.steps, how.batch, how.save_every)):
+        return "steps, batch and save_every are whole numbers from 1"
+    if not how.sizes_px or not all(whole(n, 32) and n % 32 == 0 for n in how.sizes_px):
+        return "sizes_px are multiples of 32"
+    if not whole(how.seed, 0) or not whole(how.workers, 0) or how.workers > 256:
+        return "seed and workers are whole numbers from 0, workers up to 256"
+    if len(how.shares) != len(TAGS) or not all(number(s) and s > 0 for s in how.shares):
+        return "shares are five numbers above 0"
+    if not number(how.lr) or not 0 < how.lr < 1:
+        return "lr is a number above 0 and under 1"
+    if not all(number(n) and n >= 0 for n in (how.weight_decay, how.map_weight)):
+        return "weight_decay and map_weight are numbers from 0"
+    if not number(how.strength) or not 0 <= how.strength <= 1:
+        return "strength is a number from 0 to 1"
+    return ""
 
 
 def with_source(rows: Sequence[TagRow], manifest: Path) -> list[TagRow]:
@@ -89,11 +114,16 @@ def run(
 ) -> dict[str, Any]:
     """Train, fit and measure; returns what run.json holds. ``left_out`` sources are measured on and nothing else.
 
-    ``start`` is the folder of a tagger to go on from. ``most`` pictures are looked at for validation, and as many for
-    the test and for the left out ones each. Raises DataError where a split is missing.
+    ``start`` is the folder of a tagger to go on from. ``most`` pictures are looked at for validation, as many for the
+    test and for the left out ones, these beside test pictures of the other class. Raises DataError where a split is
+    missing or of one kind, ConfigError for a source to leave out that there is none of, and for a folder in which
+    another run is at work or has been.
     """
-    folder, began = Path(out), time.monotonic()
-    folder.mkdir(parents=True, exist_ok=True)
+    sources = {row.source for row in rows}
+    if unknown := [name for name in left_out if name not in sources]:
+        raise ConfigError(
+            f"no picture is of the source {show(unknown[0])}", do=did_you_mean(unknown[0], sorted(sources))
+        )
     inside = [row for row in rows if row.source not in left_out]
     parts = {split: [row for row in inside if row.split == split] for split in ("train", "val", "test")}
     for split in ("train", "val"):
@@ -101,45 +131,61 @@ def run(
             raise DataError(
                 f"no pictures of the split {split!r}", expected="a manifest with splits train, val and test"
             )
-    log = folder / "log.jsonl"
+        if len(tags := {row.tag for row in parts[split]}) == 1 or "authentic" not in tags:
+            raise DataError(
+                f"the split {split!r} has only {', '.join(sorted(tags))}", expected="authentic pictures and fakes"
+            )
+    folder, began, log = Path(out), time.monotonic(), Path(out) / "log.jsonl"
+    with alone_in(folder):
 
-    def told(step: int, loss: float) -> None:
-        seconds = round(time.monotonic() - began, 1)
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "loss": round(loss, 4), "seconds": seconds}) + "\n")
-        echo(f"step {step} of {how.steps}, loss {loss:.3f}, {seconds:.0f} s")
+        def told(step: int, loss: float) -> None:
+            seconds = round(time.monotonic() - began, 1)
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "loss": round(loss, 4), "seconds": seconds}) + "\n")
+            echo(f"step {step} of {how.steps}, loss {loss:.3f}, {seconds:.0f} s")
 
-    net = train_tagger(parts["train"], folder, how, device=device, start=start, progress=told)
-    trained = time.monotonic()
-    problems: list[str] = []
-    tagger = DomainTagger(net, name=folder.name, device=device)
+        net = train_tagger(parts["train"], folder, how, device=device, start=start, progress=told)
+        trained = time.monotonic()
+        problems: dict[str, None] = {}  # in order, each once: validation pictures are looked at twice
+        tagger = DomainTagger(net, name=folder.name, device=device)
 
-    def seen(part: Sequence[TagRow]) -> list[Looked]:
-        return list(look_at(tagger, drawn(part, most), problems=lambda path, why: problems.append(f"{path}: {why}")))
+        def seen(part: Sequence[TagRow]) -> list[Looked]:
+            def problem(path: str, why: str) -> None:
+                problems[printable(f"{path}: {why}")] = None
 
-    fit(tagger, seen(parts["val"]))
-    save(net, tagger.settings(), folder / "tagger")
-    splits = {"val": parts["val"], "test": parts["test"]}
-    away = [row for row in rows if row.source in left_out]
-    splits["left_out"] = [*away, *(row for row in parts["test"] if row.tag == "authentic")] if away else []
-    measured = {}
-    for name, part in splits.items():
-        if part:
-            looked = seen(part)
-            measured[name] = {"all": summary(looked, tagger.map_threshold), "by_source": by_source(looked, tagger)}
-    counts = Counter(f"{row.split}/{row.tag}/{row.source}" for row in rows)
-    result = {
-        "recipe": json.loads(json.dumps(dataclasses.asdict(how))),
-        "left_out": sorted(left_out),
-        "rows": dict(sorted(counts.items())),
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "metrics": measured,
-        "seconds": {"train": round(trained - began, 1), "measure": round(time.monotonic() - trained, 1)},
-        "problems": problems[:50],
-    }
-    with atomically(folder / "run.json") as file:
-        file.write((json.dumps(result, indent=1) + "\n").encode())
-    return result
+            return list(look_at(tagger, drawn(part, most), problems=problem))
+
+        looked = seen(parts["val"])
+        if len({one.row.tag == "authentic" for one in looked}) < 2:
+            raise DataError(
+                f"of the split 'val' nothing or one class could be looked at. {' '.join([*problems][:1])}",
+                expected="authentic pictures and fakes",
+            )
+        fit(tagger, looked)
+        with whole_folder(folder / "tagger", replace=True) as made:
+            save(net, tagger.settings(), made)
+        splits = {"val": parts["val"], "test": parts["test"]}
+        away = [row for row in rows if row.source in left_out]
+        only_real = all(row.tag == "authentic" for row in away)
+        beside = [row for row in parts["test"] if (row.tag == "authentic") != only_real]
+        splits["left_out"] = [*away, *beside] if away else []
+        measured = {}
+        for name, part in splits.items():
+            if part and (looked := seen(part)):
+                measured[name] = {"all": summary(looked, tagger.map_threshold), "by_source": by_source(looked, tagger)}
+        counts = Counter(f"{row.split}/{row.tag}/{row.source}" for row in rows)
+        result = {
+            "recipe": json.loads(json.dumps({**dataclasses.asdict(how), "shape": net.shape.to_dict()})),
+            "left_out": sorted(left_out),
+            "rows": dict(sorted(counts.items())),
+            "parameters": sum(p.numel() for p in net.parameters()),
+            "metrics": measured,
+            "seconds": {"train": round(trained - began, 1), "measure": round(time.monotonic() - trained, 1)},
+            "problems": [*problems][:50],
+        }
+        with atomically(folder / "run.json") as file:
+            file.write((json.dumps(result, indent=1) + "\n").encode())
+        return result
 
 
 def by_source(looked: Sequence[Looked], tagger: DomainTagger) -> dict[str, Any]:
