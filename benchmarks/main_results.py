@@ -68,7 +68,7 @@ class Run:
         self.missing: list[str] = []
         began = time.monotonic()
         found = gather(args.data, limit=args.limit, side_px=args.side, frames=args.frames)
-        self.seconds = {"gather": round(time.monotonic() - began, 1)}
+        self.seconds: dict[str, Any] = {"gather": round(time.monotonic() - began, 1)}
         self.fit = [item for item in found.items if item.fits]
         self.test = [item for item in found.items if not item.fits]
         self.missing += found.missing
@@ -222,14 +222,14 @@ class Run:
             time.sleep(0.2)
 
     def _do(self, name: str, stage: Callable[[], None]) -> None:
-        began, problem = time.monotonic(), ""
+        began, computing, problem = time.monotonic(), time.process_time(), ""
         try:
             stage()
         except (IvdetectError, ImportError) as error:
             problem = f"{name}: {error}"
-        seconds = round(time.monotonic() - began, 1)
-        print(f"{name}: {problem or 'done'} ({seconds} s)", flush=True)
-        keep(self.done(name), {"seconds": seconds, "problem": problem})
+        seconds, cpu = round(time.monotonic() - began, 1), round(time.process_time() - computing, 1)
+        print(f"{name}: {problem or 'done'} ({seconds} s, {cpu} s of a core)", flush=True)
+        keep(self.done(name), {"seconds": seconds, "of_a_core": cpu, "problem": problem})
 
     def begin_anew(self) -> None:
         """Forgets what an ended run had begun, and what could not be done."""
@@ -241,7 +241,7 @@ class Run:
         """Takes in how long each stage took, and what could not be done."""
         for name, _ in stages:
             told = json.loads(self.done(name).read_text())
-            self.seconds[name] = told["seconds"]
+            self.seconds[name] = {"seconds": told["seconds"], "of_a_core": told["of_a_core"]}
             self.missing += [told["problem"]] if told["problem"] else []
 
     def done(self, stage: str) -> Path:

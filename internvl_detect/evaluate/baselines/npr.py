@@ -59,7 +59,7 @@ class Npr:
             parts = [np.flatnonzero(y == label) for label in (0, 1)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            net = _network().to(memory_format=torch.channels_last)
+            net = _network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimiser = torch.optim.AdamW(net.parameters(), lr=self.lr, weight_decay=1e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.lr, total_steps=self.steps)
         truth = torch.tensor([0.0, 1.0]).repeat_interleave(self.batch // 2)
