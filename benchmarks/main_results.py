@@ -241,7 +241,7 @@ class Run:
         """Takes in how long each stage took, and what could not be done."""
         for name, _ in stages:
             told = json.loads(self.done(name).read_text())
-            self.seconds[name] = {"seconds": told["seconds"], "of_a_core": told["of_a_core"]}
+            self.seconds[name] = {"seconds": told["seconds"], "of_a_core": told.get("of_a_core")}
             self.missing += [told["problem"]] if told["problem"] else []
 
     def done(self, stage: str) -> Path:

@@ -109,13 +109,17 @@ def results(measured: Measured) -> tuple[dict[str, Any], list[Table]]:
         lines = [turned(line) for line in report["differences"]]
         told[name] = {"lines": report["lines"], "differences": lines, "localization": report["localization"]}
         found = {table.name: table for table in tables_of(report)}
+        own = tuple(row for row in found["detection"].rows if row[5] is not None)  # constants are systems here
+        if any("always" in row[0] for row in own):
+            found["detection"] = replace(found["detection"], rows=own)
         tables += [replace(in_short(found["detection"]), title=titles[name])]
         tables += [replace(differences(lines), title=f"{titles[name]}: paired differences")] if lines else []
         if name == "domains":
             continue
         told["systems"] = told["systems"] or report["systems"]
         told[name]["errors"] = report["errors"]
-        if mask := found.get("localization"):
+        mask = found.get("localization")
+        if mask and any(line["over"] == "tampered" for line in report["localization"]):
             tables.append(replace(mask, title=f"{titles[name]}: masks"))
         if name == "files":
             names = [system["name"] for system in report["systems"]]
