@@ -53,6 +53,7 @@ from internvl_detect.evaluate.faithfulness import faithfulness
 from internvl_detect.evaluate.gather import Item, gather
 from internvl_detect.evaluate.robustness import severity_curves
 from internvl_detect.evaluate.twins import twins
+from internvl_detect.model.embedded import FOLDER as EMBEDDED_FILES
 from internvl_detect.train.rebuild import Rebuilder
 
 OWN, FORGED = "this set's other half", "forged twins"
@@ -82,7 +83,7 @@ class Run:
         self.key = ""
         if EMBEDDED in self.only:
             self.embedded = Embedded(args.model, args.adapter, args.tagger)
-            self.key = _short(self.embedded.detector.facts)
+            self.key = _short([self.embedded.detector.facts, args.model, *_bytes_of(args.adapter or EMBEDDED_FILES)])
             if not self.embedded.detector.draws:
                 self.missing.append("no domain tagger: the model alone is measured, and no masks")
             elif self.embedded.detector.looker.fusion is None:
@@ -252,6 +253,12 @@ class Run:
 def drawn(items: Sequence[Item], most: int) -> list[Item]:
     """Those of lowest hash, so that no folder comes before the others."""
     return sorted(items, key=lambda item: number_of(item.row.path))[:most]
+
+
+def _bytes_of(folder: str | Path) -> list[str]:
+    """A digest of each weight and settings file: an adapter that was trained again is another one."""
+    files = sorted(p for p in Path(folder).rglob("*") if p.suffix in (".json", ".safetensors"))
+    return [hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() for path in files]
 
 
 def _short(what: Any) -> str:
