@@ -1,12 +1,13 @@
-"""The main table: the embedded detector and every baseline on the same equalised pictures, with intervals.
+"""The main table: the detector, its two parts and every baseline on the same equalised files, with intervals.
 
 DATA is the README's tree of datasets, whatever part of it is there, published folders, or a folder with manifest.csv.
 Files with a split keep it; the others are divided by group, one half is the test of every row of the table. What is
 fitted is fitted twice: on forged twins of the other half's photographs (both classes have the same content), and on
 that half itself with its own labels. Besides the files of the test, twins of its photographs are scored: they say
-whether a system sees forging at all. Clips are measured by the mean of their frames.
+whether a system sees forging at all, and their masks are exact. Clips are measured by the mean of their frames.
 
-Writes OUT/main.json, main.md, main.svg (robustness) and OUT/predictions/*.jsonl, one row a file.
+Writes OUT/main.json, main.md, main.svg (robustness). What is done is kept under STATE: the same command goes on after
+a kill, and with another tagger or model only what these say is measured again.
 
     python benchmarks/main_results.py DATA --limit 60 --out results
 """
@@ -14,267 +15,314 @@ Writes OUT/main.json, main.md, main.svg (robustness) and OUT/predictions/*.jsonl
 from __future__ import annotations
 
 import argparse
-import io
+import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from main_parts import (
+    DECODERS,
+    DETECTOR,
+    FILES,
+    TAGGER,
+    TWINS,
+    Embedded,
+    answers_of,
+    keep,
+    train_decoder,
+    write_rows,
+    write_true_masks,
+    write_twin_rows,
+)
+from main_tables import Measured, write_results
 from PIL import Image
 
-from internvl_detect.data.forge.edits import Rebuild
-from internvl_detect.data.jsonl import atomically, write_jsonl
-from internvl_detect.detect import Detector
-from internvl_detect.errors import IvdetectError
-from internvl_detect.evaluate.baselines import BASELINES, Baseline, scored
-from internvl_detect.evaluate.detection import FIGURES, Ranked
-from internvl_detect.evaluate.equalise import RULE
+from internvl_detect import __version__
+from internvl_detect.data.draws import number_of
+from internvl_detect.errors import ConfigError, IvdetectError
+from internvl_detect.evaluate.baselines import BASELINES, Baseline
 from internvl_detect.evaluate.faithfulness import faithfulness
-from internvl_detect.evaluate.gallery import mistakes
-from internvl_detect.evaluate.gather import Gathered, Item, gather
-from internvl_detect.evaluate.intervals import intervals
-from internvl_detect.evaluate.predictions import Prediction
+from internvl_detect.evaluate.gather import Item, gather
 from internvl_detect.evaluate.robustness import severity_curves
-from internvl_detect.evaluate.slices import slices_of
-from internvl_detect.evaluate.twins import Twins, twins
-from internvl_detect.report.curves import curves_svg
-from internvl_detect.train.rebuild import UPSAMPLERS, new_autoencoder, rebuild, train_autoencoder
+from internvl_detect.evaluate.twins import twins
+from internvl_detect.model.embedded import FOLDER as EMBEDDED_FILES
+from internvl_detect.train.rebuild import Rebuilder
 
-DETECTOR, OWN, TWINS, UNSEEN = "detector", "half of this set", "forged twins", "twins of the test's photographs"
-
-
-class Embedded:
-    """The embedded detector as it answers users, behind the interface of baselines: its calibrated probability."""
-
-    name, fits = "ivdetect nano", False
-
-    def __init__(self) -> None:
-        self.detector = Detector.from_pretrained("nano", provenance=False)
-
-    def scores(self, pictures: Sequence[Image.Image]) -> list[float]:
-        """P(fake), calibrated."""
-        return [self.detector.detect(_png(picture)).probability for picture in pictures]
-
-    def said(self, pictures: Sequence[Image.Image]) -> list[tuple[float, np.ndarray | None, str]]:
-        """(P(fake), mask in [0, 1] or None, words) of each."""
-        verdicts = (self.detector.detect(_png(picture), explain=True) for picture in pictures)
-        return [(v.probability, None if v.mask is None else v.mask / 255, v.words or "") for v in verdicts]
-
-
-def _png(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=1)
-    return file.getvalue()
-
-
-def decoders(items: Sequence[Item], seconds: float) -> tuple[list[Rebuild], list[dict[str, Any]]]:
-    """Small decoders of our own, trained here on the fitting half's photographs; and how close each comes."""
-    windows = [np.asarray(item.window) for item in items if item.window is not None]
-    made: list[Rebuild] = []
-    about = []
-    for at, kind in enumerate(UPSAMPLERS if seconds and windows else ()):
-        factor = (4, 8)[at % 2]
-        net = new_autoencoder(kind, factor)
-        quality = train_autoencoder(net, windows, seconds=seconds, seed=at)
-        made.append(lambda rgb, net=net: rebuild(net, rgb))
-        about.append({"upsampling": kind, "factor": factor, "psnr_db": round(quality, 1)})
-    return made, about
-
-
-def twins_of(items: Sequence[Item], rebuilds: Sequence[Rebuild], side_px: int, per_photo: int) -> Twins:
-    """Twins of the photographs among the items, saved as files of the set are."""
-    photographs = [(item.row.path, item.window) for item in items if item.window is not None]
-    qualities = [item.outside.info["file"].get("quality") for item in items]
-    return twins(photographs, side_px=side_px, rebuilds=rebuilds, qualities=qualities, per_photo=per_photo)
-
-
-def by_file(items: Sequence[Item], found: Sequence[tuple[float | None, str]]) -> list[tuple[float | None, str]]:
-    """Scores of pictures to those of files: the mean over a clip's frames that have one."""
-    at, files = 0, []
-    for item in items:
-        own = found[at : at + len(item.pictures)]
-        at += len(own)
-        values = [score for score, _ in own if score is not None]
-        files.append((float(np.mean(values)), "") if values else own[0])
-    return files
-
-
-def figures(scores: Sequence[float | None], fake: Sequence[int], groups: Sequence[str]) -> dict[str, Any]:
-    """What stands in a line: every figure of detection at 0.5, two intervals by source group, counts."""
-    kept = [i for i, score in enumerate(scores) if score is not None]
-    y = np.array([fake[i] for i in kept], int)
-    group = np.unique(np.array([groups[i] for i in kept], str), return_inverse=True)[1]
-    rows = Ranked([scores[i] for i in kept], y, None, group)  # type: ignore[list-item]
-    low, high = intervals(rows.values, rows.n_groups, rounds=500)
-    told: dict[str, Any] = {"n_real": int((y == 0).sum()), "n_fake": int(y.sum()), "failed": len(scores) - len(kept)}
-    told |= {name: None if v != v else round(v, 4) for name, v in rows.figures().items()}
-    for name, least, most in zip(FIGURES, low.tolist(), high.tolist(), strict=True):
-        if name in ("auc", "balanced_accuracy"):
-            told[f"{name}_95"] = None if least != least else [round(least, 4), round(most, 4)]
-    return told
-
-
-def parts_of(items: Sequence[Item]) -> dict[str, list[int]]:
-    """The rows of everything, of each domain and of each dataset; what is the same as the whole once only."""
-    parts: dict[str, list[int]] = {"all": list(range(len(items)))}
-    for i, item in enumerate(items):
-        for name in (f"domain {item.row.domain}" if item.row.domain else "", item.row.dataset):
-            if name:
-                parts.setdefault(name, []).append(i)
-    return {name: rows for name, rows in parts.items() if name == "all" or len(rows) < len(items)}
-
-
-def row_of(item: Item, score: float | None, error: str) -> dict[str, Any]:
-    """One row of predictions.jsonl, as ``ivdetect evaluate --predictions`` reads it."""
-    row, file = item.row, item.outside.info["file"]
-    facts = {k: file.get(k) for k in ("width", "height", "format", "quality")}
-    facts |= {"generator": row.generator, "domain": row.domain, "kind": row.kind, "side_px": item.pictures[0].width}
-    facts = {k: v for k, v in facts.items() if v}
-    return Prediction(
-        row.path, row.label, score, "", row.dataset, row.group_id, truth_mask=row.mask, error=error, facts=facts
-    ).to_row()
-
-
-def table(lines: Sequence[dict[str, Any]]) -> str:
-    """Markdown; a dash where one class is missing."""
-    head = ("system", "fitted on", "measured on", "real", "fake", "AUC", "95 %", "balanced acc.", "real acc.")
-    text = f"| {' | '.join((*head, 'fake acc.', 'failed'))} |\n|{'---|' * 11}\n"
-    for r in lines:
-        f = {k: "-" if v is None else f"{v:.3f}" for k, v in r.items() if v is None or isinstance(v, float)}
-        both = "-" if r["auc_95"] is None else "{:.3f} to {:.3f}".format(*r["auc_95"])
-        cells = (r["system"], r["fitted"] or "-", r["part"], r["n_real"], r["n_fake"], f["auc"], both)
-        cells += (f["balanced_accuracy"], f["real_accuracy"], f["fake_accuracy"], r["failed"])
-        text += f"| {' | '.join(map(str, cells))} |\n"
-    return text
+OWN, FORGED = "this set's other half", "forged twins"
+EMBEDDED = "detector"
+Stage = tuple[str, Callable[[], None]]
 
 
 class Run:
-    """One measurement: what was gathered, and the lines so far."""
+    """One measurement: what was gathered, and the stages of the work. A stage is done when its file is there."""
 
-    def __init__(self, found: Gathered, out: Path, decoder_seconds: float, side_px: int, per_photo: int) -> None:
-        self.out, self.missing = out, list(found.missing)
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.only = args, args.only or [EMBEDDED, *BASELINES]
+        self.missing: list[str] = []
+        began = time.monotonic()
+        found = gather(args.data, limit=args.limit, side_px=args.side, frames=args.frames)
+        self.seconds: dict[str, Any] = {"gather": round(time.monotonic() - began, 1)}
         self.fit = [item for item in found.items if item.fits]
         self.test = [item for item in found.items if not item.fits]
-        rebuilds, self.decoders = decoders(self.fit, decoder_seconds)
-        self.twins = twins_of(self.fit, rebuilds, side_px, per_photo)
-        self.unseen = twins_of(self.test, rebuilds, side_px, 1)
-        self.lines: list[dict[str, Any]] = []
-        self.rows: dict[str, list[dict[str, Any]]] = {}
-        self.seconds: dict[str, float] = {}
+        self.missing += found.missing
+        if not self.test or not self.fit:
+            raise ConfigError(f"{len(self.test)} files to test and {len(self.fit)} to fit on", do="see what is missing")
+        what = [[item.row.path, item.row.label, item.row.split, item.row.group] for item in found.items]
+        what += [__version__, args.side, args.frames, args.per_photo, args.decoder_seconds]
+        self.state = args.state / _short(what)
+        self.other_ended: Callable[[], bool] = lambda: False
+        self.embedded: Embedded | None = None
+        self.key = ""
+        if EMBEDDED in self.only:
+            self.embedded = Embedded(args.model, args.adapter, args.tagger)
+            self.key = _short([self.embedded.detector.facts, args.model, *_bytes_of(args.adapter or EMBEDDED_FILES)])
+            if not self.embedded.detector.draws:
+                self.missing.append("no domain tagger: the model alone is measured, and no masks")
+            elif self.embedded.detector.looker.fusion is None:
+                self.missing.append("the adapter has no weights to fuse by: the detector's score is the model's alone")
 
-    def sets(self, outside: bool) -> dict[str, tuple[list[Image.Image], list[int], list[str]]]:
-        """(pictures, fake, groups) to fit on, by name."""
-        pairs = [(p, i) for i in self.fit for p in ([i.outside] if outside else i.pictures)]
-        own = [p for p, _ in pairs], [i.fake for _, i in pairs], [i.row.group for _, i in pairs]
-        if outside:
-            return {OWN: own}
-        return {TWINS: (self.twins.pictures, self.twins.fake, self.twins.group), OWN: own}
+    def decoder_stages(self) -> list[Stage]:
+        """Training of each decoder."""
+        folder, seconds = self.state / "decoders", self.args.decoder_seconds
+        kinds = DECODERS if seconds and any(i.window is not None for i in self.fit) else ()
+        return [
+            (f"decoders/{kind}", lambda kind=kind: train_decoder(kind, self.fit, folder, seconds)) for kind in kinds
+        ]
 
-    def add(self, system: Baseline, fitted: str, *, outside: bool = False) -> None:
-        """Scores the test by one system and adds its lines."""
-        began, before = time.monotonic(), len(self.lines)
-        pictures = [p for item in self.test for p in ([item.outside] if outside else item.pictures)]
-        found = scored(system, pictures)
-        files = found if outside else by_file(self.test, found)
-        name = f"{system.name}, files as they are" if outside else system.name
-        fake, groups = [item.fake for item in self.test], [item.row.group for item in self.test]
-        for part, at in parts_of(self.test).items():
-            told = figures([files[i][0] for i in at], [fake[i] for i in at], [groups[i] for i in at])
-            self.lines.append({"system": name, "fitted": fitted, "part": part, **told})
+    def make_twins(self) -> None:
+        """Twins of both halves' photographs, by the decoders that are there; the same every time."""
+        began = time.monotonic()
+        nets = [self.state / f"{name}.safetensors" for name, _ in self.decoder_stages()]
+        rebuilds = [Rebuilder(str(path)) for path in nets if path.exists()]
+        self.decoders = [json.loads(path.with_suffix(".json").read_text()) for path in nets if path.exists()]
+        made = []
+        for items, per_photo in ((self.fit, self.args.per_photo), (self.test, 1)):
+            photographs = [(item.row.path, item.window) for item in items if item.window is not None]
+            qualities = [item.outside.info["file"].get("quality") for item in items]
+            options = {"rebuilds": rebuilds, "qualities": qualities, "per_photo": per_photo}
+            made.append(twins(photographs, side_px=self.args.side, **options))
+        self.twins, self.unseen = made
+        self.seconds["twins"] = round(time.monotonic() - began, 1)
+
+    def stages(self) -> list[Stage]:
+        """All else, the longest first."""
+        found: list[Stage] = []
+        if self.embedded is not None:
+            names = ("curves",) if self.args.curves else ()
+            names += (FILES, TWINS) if self.unseen.pictures else (FILES,)
+            names += ("faithful",) if self.args.faithful else ()
+            found += [(f"{EMBEDDED}_{self.key}/{name}", getattr(self, f"embedded_{name}")) for name in names]
+        order = sorted((name for name in self.only if name in BASELINES), key=lambda name: name != "npr")
+        for name in order:
+            fits = BASELINES[name]().fits
+            parts = [(FORGED, False), (OWN, False)] if fits else [("", False)]
+            parts = [(OWN, False), (OWN, True)] if name == "shortcut" else parts  # twins' outsides are the same
+            for fitted, outside in parts:
+                if name != "tagger" or self.embedded is None:  # which has a row of its own as the detector's part
+                    found.append(self._baseline(name, fitted, outside))
+        return found
+
+    def _baseline(self, name: str, fitted: str, outside: bool) -> Stage:
+        key = re.sub(r"\W+", "_", f"{name} {fitted}{' outside' if outside else ''}".strip())
+        return f"baselines/{key}", lambda: self.baseline(name, fitted, outside, f"baselines/{key}")
+
+    def pictures(self, items: Sequence[Item], outside: bool = False) -> list[Image.Image]:
+        """All squares of some files one after the other, or what stands for the files as they are."""
+        return [p for item in items for p in ([item.outside] if outside else item.pictures)]
+
+    def made(self, name: str) -> Baseline:
+        """A baseline, unfitted."""
+        if name != "tagger":
+            return BASELINES[name]()
+        from internvl_detect.evaluate.baselines.tagger import Tagger
+
+        return Tagger("nano" if self.args.tagger in ("auto", "none") else self.args.tagger)
+
+    def baseline(self, name: str, fitted: str, outside: bool, key: str) -> None:
+        """Fits one of BASELINES where it fits, and writes its rows of the test and of the twins."""
+        system = self.made(name)
+        if fitted == FORGED:
+            system.fit(self.twins.pictures, self.twins.fake, self.twins.group)
+        elif fitted:
+            files = [item for item in self.fit for _ in ([0] if outside else item.pictures)]
+            system.fit(self.pictures(self.fit, outside), [i.fake for i in files], [i.row.group for i in files])
+        where = self.state / key
         if self.unseen.pictures and not outside:
-            scores = [score for score, _ in scored(system, self.unseen.pictures)]
-            told = figures(scores, self.unseen.fake, self.unseen.group) | {"pairs_won": self.won(scores)}
-            self.lines.append({"system": name, "fitted": fitted, "part": UNSEEN, **told})
-        key = re.sub(r"\W+", "_", f"{name} {fitted}".strip())
-        self.rows[key] = [row_of(item, *file) for item, file in zip(self.test, files, strict=True)]
-        write_jsonl(self.out / "predictions" / f"{key}.jsonl", self.rows[key])
-        self.seconds[key] = round(time.monotonic() - began, 1)
-        print(table(self.lines[before:]).split("\n", 2)[2], end="", flush=True)
+            write_twin_rows(self.unseen, answers_of(system, self.unseen.pictures), where / TWINS)
+        write_rows(self.test, answers_of(system, self.pictures(self.test, outside)), where / FILES, outside=outside)
+        title = system.name + (", files as they are" if outside else "")
+        self.describe(where, title, fitted, getattr(system, "map_threshold", None))
 
-    def won(self, scores: Sequence[float | None]) -> dict[str, float]:
-        """By method, the share of pairs of twins whose forged one has the higher score, ties counting half."""
-        by_method: dict[str, list[float]] = {}
-        for real, fake, method in zip(scores[::2], scores[1::2], self.unseen.method[::2], strict=True):
-            if real is not None and fake is not None:
-                by_method.setdefault(method, []).append((fake > real) + (fake == real) / 2)
-        return {method: round(float(np.mean(won)), 3) for method, won in sorted(by_method.items())}
+    def describe(self, where: Path, title: str, fitted: str, threshold: float | None) -> None:
+        """Whose rows lie in a folder."""
+        keep(where / "system.json", {"system": title, "fitted": fitted, "map_threshold": threshold})
 
-    def baseline(self, name: str) -> None:
-        """One of BASELINES, fitted on each set where it fits; what cannot be done is said under ``missing``."""
-        for outside in (False, True) if name == "shortcut" else (False,):
-            system = BASELINES[name]()
-            for fitted, (pictures, fake, groups) in self.sets(outside).items() if system.fits else [("", ([], [], []))]:
-                try:
-                    system = BASELINES[name]()
-                    if fitted:
-                        system.fit(pictures, fake, groups)
-                    self.add(system, fitted, outside=outside)
-                except (IvdetectError, ImportError) as error:
-                    self.missing.append(f"{system.name}: {error}")
+    def _embedded(self, name: str) -> tuple[Embedded, dict[str, Path]]:
+        one: Embedded = self.embedded  # type: ignore[assignment]
+        return one, {system: self.state / f"{EMBEDDED}_{self.key}" / system / name for system in one.names}
+
+    def embedded_files(self) -> None:
+        """The rows of the test by the detector and its parts."""
+        one, where = self._embedded(FILES)
+        found = list(one.answers(self.pictures(self.test)))
+        for name, path in where.items():
+            decide = None if name == TAGGER else one.detector.calibration.decide
+            write_rows(self.test, [each[name] for each in found], path, decide=decide)
+            looker = one.detector.looker
+            thresholds = {DETECTOR: looker.masker.threshold, TAGGER: looker.tagger.map_threshold} if looker else {}
+            self.describe(path.parent, name, "", thresholds.get(name))
+
+    def embedded_twins(self) -> None:
+        """The same of the twins."""
+        one, where = self._embedded(TWINS)
+        found = list(one.answers(self.unseen.pictures))
+        for name, path in where.items():
+            write_twin_rows(self.unseen, [each[name] for each in found], path)
+
+    def embedded_curves(self) -> None:
+        """Severity curves over some pictures of each class."""
+        one, _ = self._embedded("")
+        one = Embedded(self.args.model, self.args.adapter, self.args.tagger, self.state / f"said_{self.key}.jsonl")
+        still = [item for item in self.test if not item.times_s]
+        chosen = [i for y in (0, 1) for i in drawn([i for i in still if i.fake == y], self.args.curves)]
+        pictures, fake = [i.pictures[0] for i in chosen], [i.fake for i in chosen]
+        names, groups = [i.row.path for i in chosen], [i.row.group for i in chosen]
+        for name in one.names:
+            curve = severity_curves(one.by(name), pictures, fake, groups, names)
+            keep(self.state / f"{EMBEDDED}_{self.key}" / name / "curves.json", [at.to_dict() for at in curve])
+
+    def embedded_faithful(self) -> None:
+        """Whether words and masks hold, over tampered pictures."""
+        one, where = self._embedded("faithful.json")
+        pictures = [i.pictures[0] for i in drawn([i for i in self.test if i.row.mask], self.args.faithful)]
+        forged = [p for p, m in zip(self.unseen.pictures, self.unseen.method, strict=True) if not m.endswith("_whole")]
+        pictures += forged[1::2][: max(0, self.args.faithful - len(pictures))]
+        told = faithfulness(one.said, pictures).to_dict() if pictures else {}
+        keep(where[one.names[0]], told | {"tampered": len(pictures)})
+
+    def work(self, stages: Sequence[Stage]) -> None:
+        """Does what nobody has done or begun, and waits for what the other process has begun."""
+        for name, stage in stages:
+            claim = self.state / "claims" / name.replace("/", "+")
+            claim.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                if not self.done(name).exists():
+                    claim.touch(exist_ok=False)
+                    self._do(name, stage)
+        while not all(self.done(name).exists() for name, _ in stages):
+            if self.other_ended():
+                raise ConfigError("the other process ended early", do="repeat the command: it goes on")
+            time.sleep(0.2)
+
+    def _do(self, name: str, stage: Callable[[], None]) -> None:
+        began, computing, problem = time.monotonic(), time.process_time(), ""
+        try:
+            stage()
+        except (IvdetectError, ImportError) as error:
+            problem = f"{name}: {error}"
+        seconds, cpu = round(time.monotonic() - began, 1), round(time.process_time() - computing, 1)
+        print(f"{name}: {problem or 'done'} ({seconds} s, {cpu} s of a core)", flush=True)
+        keep(self.done(name), {"seconds": seconds, "of_a_core": cpu, "problem": problem})
+
+    def begin_anew(self) -> None:
+        """Forgets what an ended run had begun, and what could not be done."""
+        for path in [*self.state.glob("claims/*"), *self.state.glob("done/*/*.json")]:
+            if path.parent.name == "claims" or json.loads(path.read_text())["problem"]:
+                path.unlink()
+
+    def tell(self, stages: Sequence[Stage]) -> None:
+        """Takes in how long each stage took, and what could not be done."""
+        for name, _ in stages:
+            told = json.loads(self.done(name).read_text())
+            self.seconds[name] = {"seconds": told["seconds"], "of_a_core": told.get("of_a_core")}
+            self.missing += [told["problem"]] if told["problem"] else []
+
+    def done(self, stage: str) -> Path:
+        """The file that says that a stage was done, and how long it took."""
+        return self.state / "done" / f"{stage}.json"
 
 
-def robustness(system: Baseline, items: Sequence[Item], most: int) -> list[dict[str, Any]]:
-    """Severity curves over at most ``most`` pictures of each class."""
-    some = [[i for i in items if i.fake == y and len(i.pictures) == 1][:most] for y in (0, 1)]
-    chosen = some[0] + some[1]
-    names, groups = [i.row.path for i in chosen], [i.row.group for i in chosen]
-    pictures, fake = [i.pictures[0] for i in chosen], [i.fake for i in chosen]
-    curve = severity_curves(lambda p: [s for s, _ in scored(system, p)], pictures, fake, groups, names)
-    return [at.to_dict() for at in curve]
+def drawn(items: Sequence[Item], most: int) -> list[Item]:
+    """Those of lowest hash, so that no folder comes before the others."""
+    return sorted(items, key=lambda item: number_of(item.row.path))[:most]
 
 
-def main() -> None:
+def _bytes_of(folder: str | Path) -> list[str]:
+    """A digest of each weight and settings file: an adapter that was trained again is another one."""
+    files = sorted(p for p in Path(folder).rglob("*") if p.suffix in (".json", ".safetensors"))
+    return [hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() for path in files]
+
+
+def _short(what: Any) -> str:
+    return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--state", type=Path, default=Path("runs/main_results"), help="what is done; may be deleted")
+    parser.add_argument("--model", default="nano", help="model folder, or nano")
+    parser.add_argument("--adapter", help="LoRA adapter; nano has its own")
+    parser.add_argument("--tagger", default="auto", help="a domain tagger's folder, nano, none; auto: the embedded one")
     parser.add_argument("--limit", type=int, default=120, help="files of each dataset, label and kind")
     parser.add_argument("--side", type=int, default=256, help="px of the square that is looked at")
     parser.add_argument("--frames", type=int, default=4, help="of a clip")
     parser.add_argument("--per-photo", type=int, default=3, help="pairs of twins of a photograph, for fitting")
     parser.add_argument("--decoder-seconds", type=float, default=45, help="training of each of four decoders; 0: none")
-    parser.add_argument("--curves", type=int, default=30, help="pictures of each class for robustness; 0: none")
+    parser.add_argument("--curves", type=int, default=25, help="pictures of each class for robustness; 0: none")
     parser.add_argument("--faithful", type=int, default=30, help="tampered pictures for faithfulness; 0: none")
-    parser.add_argument("--only", action="append", choices=[DETECTOR, *BASELINES], help="leave out all others")
-    args = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=500, help="bootstrap draws for the intervals")
+    parser.add_argument("--alone", action="store_true", help="one process, not two")
+    parser.add_argument("--second", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--only", action="append", choices=[EMBEDDED, *BASELINES], help="leave out all others")
+    args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    began, only = time.monotonic(), args.only or [DETECTOR, *BASELINES]
-    found = gather(args.data, limit=args.limit, side_px=args.side, frames=args.frames)
-    run = Run(found, args.out, args.decoder_seconds, args.side, args.per_photo)
-    extra: dict[str, Any] = {"robustness": {}, "slices": {}, "mistakes": {}}
-    for name in only:
-        if name != DETECTOR:
-            run.baseline(name)
-            continue
-        system = Embedded()
-        run.add(system, "")  # type: ignore[arg-type]
-        if args.curves:
-            extra["robustness"][system.name] = robustness(system, run.test, args.curves)  # type: ignore[arg-type]
-        if args.faithful:
-            pictures = [i.pictures[0] for i in run.test if i.row.label == "tampered"][: args.faithful]
-            extra["faithfulness"] = faithfulness(system.said, pictures).to_dict() | {"tampered": len(pictures)}
-    if args.curves and "tagger" in only and any("tagger" in key for key in run.rows):
-        extra["robustness"]["domain tagger"] = robustness(BASELINES["tagger"](), run.test, args.curves)
-    for key, rows in run.rows.items():
-        extra["slices"][key] = [s.to_dict() for s in slices_of(rows)[:12]]
-        extra["mistakes"][key] = [m.to_dict() for m in mistakes(rows, most=8)]
-    command = f"python benchmarks/main_results.py DATA --limit {args.limit} --out OUT"
-    result = {"what": "detection at 0.5, 95 % intervals by source group", "command": command}
-    result |= {"equalised": RULE, "side_px": args.side, "seconds": round(time.monotonic() - began, 1)}
-    result |= {"files": {"test": len(run.test), "fit": len(run.fit)}, "decoders": run.decoders}
-    result |= {"twins": len(run.twins.pictures), "seconds_scoring": run.seconds, "missing": run.missing}
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("main.json", json.dumps({**result, "lines": run.lines, **extra}, indent=1) + "\n"),
-        ("main.md", table(run.lines)),
-        ("main.svg", curves_svg(extra["robustness"])),
-    ):
-        with atomically(args.out / name) as file:
-            file.write(text.encode())
+    began = time.monotonic()
+    run = Run(args)
+    other = None
+    if args.second:
+        first = os.getppid()
+        run.other_ended = lambda: os.getppid() != first
+    else:
+        run.begin_anew()
+        if not args.alone:
+            given = sys.argv[1:] if argv is None else list(argv)
+            other = subprocess.Popen([sys.executable, __file__, *given, "--second"])
+            run.other_ended = lambda: other.poll() is not None
+    run.work(run.decoder_stages())
+    run.make_twins()
+    if not args.second:
+        write_true_masks(run.unseen, run.state / TWINS)
+        print(f"{len(run.test)} files and {len(run.unseen.pictures)} twins to measure on", flush=True)
+    run.work(run.stages())
+    if args.second:
+        return
+    if other is not None:
+        other.wait()
+    run.tell([*run.decoder_stages(), *run.stages()])
+    folders = [run.state / f"{EMBEDDED}_{run.key}" / name for name in run.embedded.names] if run.embedded else []
+    folders += [run.state / name for name, _ in run.stages() if name.startswith("baselines/")]
+    about = {
+        "command": f"bash benchmarks/main_results.sh DATA OUT --limit {args.limit}",
+        "side_px": args.side,
+        "seconds": round(time.monotonic() - began, 1),
+        "seconds_of_stages": run.seconds,
+        "files": {"test": len(run.test), "fit": len(run.fit), "twins": len(run.unseen.pictures)},
+        "decoders": run.decoders,
+        "answers": run.embedded.detector.facts if run.embedded else None,
+    }
+    measured = Measured([f for f in folders if (f / "system.json").exists()], args.data, run.state / TWINS, args.rounds)
+    write_results(measured, about, run.missing, args.out)
     print(*(["missing:", *run.missing] if run.missing else []), sep="\n  ")
 
 

@@ -119,6 +119,20 @@ def test_baselines_stand_in_the_same_table_and_their_masks_are_graded(data, tmp_
     assert evaluate("--model", "none", "--data", data, "--out", out, "--baselines", "nothing")[0] == 2
 
 
+def test_a_baseline_is_not_mixed_of_two_fits_and_the_tagger_may_be_any_folder(data, photo, tmp_path):
+    lines = ["path,label", *(f"{photo(f'fit/{i}.png', (90, 80), 50 + i).name},{i % 2}" for i in range(12))]
+    for name in ("one.csv", "two.csv"):
+        (tmp_path / "fit" / name).write_text("\n".join(lines) + "\n")
+    out, shared = tmp_path / "run", ("--model", "none", "--data", data, "--baselines")
+    assert evaluate(*shared, "always_real", "--out", out)[0] == 1
+    code, text, _ = evaluate(*shared, "always_real,noise", "--fit", tmp_path / "fit" / "one.csv", "--out", out)
+    assert code == 1 and "noise residual" in text
+    code, _, said = evaluate(*shared, "noise", "--fit", tmp_path / "fit" / "two.csv", "--out", out)
+    assert code == 2 and "fit" in said
+    code, _, said = evaluate(*shared, "tagger", "--tagger", tmp_path / "no", "--out", tmp_path / "other")
+    assert code == 4 and str(tmp_path / "no") in said.replace("\n", "")
+
+
 def test_fakeshields_rows_and_masks_are_graded_by_a_manifest(data, tmp_path):
     answers = [
         {"image": f"/their/pictures/{i}.png", "outputs": "Yes, it was tampered." if i != 2 else "No."} for i in range(5)

@@ -107,6 +107,9 @@ def test_every_pair_is_one_photograph_in_one_condition_and_the_edit_is_inside_wh
     for real, fake in zip(made.pictures[::2], made.pictures[1::2], strict=True):
         assert real.size == fake.size == (96, 96) and real.info["file"] == fake.info["file"]
         assert np.abs(np.asarray(real, int) - np.asarray(fake, int)).max() >= 5
+    for i, method in enumerate(made.method):
+        assert made.masks[i].shape == (96, 96) and made.masks[i].any() == made.fake[i]
+        assert made.masks[i].all() == (bool(made.fake[i]) and method.endswith("_whole"))
     again = twins(given, side_px=96, rebuilds=[decoder], qualities=[None, 80], per_photo=2)
     assert [p.tobytes() for p in again.pictures] == [p.tobytes() for p in made.pictures]
     assert made.group[::2] == made.group[1::2] and made.part([1, 0])[1] == [1, 0]

@@ -167,7 +167,10 @@ class Judging:
         measured = {subject.path for subject in self.subjects[0]}
         sources = {subject.truth.group_id for subject in self.subjects[0]} - {""}
         fit_on = [s for s in fit_on if s.path not in measured and s.truth.group_id not in sources]
-        return list(zip(self.baselines, ready(self.baselines, fit_on, root=fit_root, side_px=side), strict=True))
+        tagger = str(self.loading["tagger"])
+        tagger = "nano" if tagger in ("auto", "none") else tagger
+        made = ready(self.baselines, fit_on, root=fit_root, side_px=side, tagger=tagger)
+        return list(zip(self.baselines, made, strict=True))
 
     def _keep_settings(self, out: Path, root: Path, side: int | None) -> None:
         """run.json: what decides a row. Raises ConfigError where the folder was begun with other settings."""
@@ -178,6 +181,8 @@ class Judging:
         del facts["batch_size"]
         facts = json.loads(json.dumps(facts))
         before = settings_of(out)
+        facts["fit"] = self.fit or before.get("fit", "")  # a later call may name it for more baselines, no other one
+        before |= {"fit": before.get("fit") or facts["fit"]} if before else {}
         other = [key for key in facts if before and before.get(key) != facts[key]]
         if other:
             found = f"{out} was begun with other settings ({', '.join(other)})"

@@ -20,6 +20,7 @@ from PIL import Image as PILImage
 from internvl_detect.data.findings import did_you_mean
 from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.evaluate.baselines import BASELINES, Baseline
+from internvl_detect.evaluate.baselines.tagger import Tagger
 from internvl_detect.evaluate.run import Verdicts, pictures_of
 from internvl_detect.evaluate.subjects import Subject
 from internvl_detect.verdict import Failure, Verdict
@@ -113,13 +114,16 @@ def faithfulness_of(
     return faithfulness(judge, pictures, map_threshold=map_threshold).to_dict()
 
 
-def ready(names: Sequence[str], fit_on: Sequence[Subject], *, root: Path, side_px: int | None) -> list[Baseline]:
-    """The baselines of these names, fitted where they must be. Raises ConfigError for an unknown name, and where one
-    must be fitted and ``fit_on`` is empty; DataError without both classes."""
+def ready(
+    names: Sequence[str], fit_on: Sequence[Subject], *, root: Path, side_px: int | None, tagger: str = "nano"
+) -> list[Baseline]:
+    """The baselines of these names, fitted where they must be; ``tagger`` is the folder of the one of that name. Raises
+    ConfigError for an unknown name, and where one must be fitted and ``fit_on`` is empty; DataError without both
+    classes."""
     for name in names:
         if name not in BASELINES:
             raise ConfigError(f"no baseline {name!r}", do=did_you_mean(name, BASELINES))
-    made = [BASELINES[name]() for name in names]
+    made = [Tagger(tagger) if name == "tagger" else BASELINES[name]() for name in names]
     learners = [baseline for baseline in made if baseline.fits]
     if learners and not fit_on:
         named = ", ".join(baseline.name for baseline in learners)

@@ -31,13 +31,15 @@ _KERNELS = (PILImage.Resampling.BILINEAR, PILImage.Resampling.BICUBIC, PILImage.
 class Twins:
     """``fake`` 0 or 1 of each picture; ``method`` and ``group`` (the photograph) are the same for both of a pair.
 
-    ``failed``: photographs that could not be forged, or are too small.
+    ``masks``: bool (side, side), where the picture was changed: nowhere in a real one, everywhere in one rebuilt as a
+    whole. ``failed``: photographs that could not be forged, or are too small.
     """
 
     pictures: list[PILImage.Image] = field(default_factory=list)
     fake: list[int] = field(default_factory=list)
     method: list[str] = field(default_factory=list)
     group: list[str] = field(default_factory=list)
+    masks: list[np.ndarray] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
     def part(self, rows: Sequence[int]) -> tuple[list[PILImage.Image], list[int]]:
@@ -75,7 +77,7 @@ def twins(
             donor = large[(i + 1 + number) % len(large)][1]
             rebuild = rebuilds[at // len(methods) % len(rebuilds)] if rebuilds else None
             try:
-                pair = _pair(picture, donor, method, rng, rebuild, side_px)
+                *pair, changed = _pair(picture, donor, method, rng, rebuild, side_px)
             except DataError:  # a picture without detail, say: the others go on
                 made.failed.append(name)
                 continue
@@ -86,6 +88,7 @@ def twins(
                 made.fake.append(fake)
                 made.method.append(method)
                 made.group.append(name)
+                made.masks.append(changed if fake else np.zeros_like(changed))
     return made
 
 
@@ -96,11 +99,13 @@ def _pair(
     rng: np.random.Generator,
     rebuild: Rebuild | None,
     side_px: int,
-) -> tuple[PILImage.Image, PILImage.Image]:
-    """Both twins at ``side_px``, uncompressed. Raises DataError where nothing can be forged."""
+) -> tuple[PILImage.Image, PILImage.Image, np.ndarray]:
+    """Both twins at ``side_px``, uncompressed, and where the second was changed. Raises DataError where nothing can be
+    forged."""
     window = min(round(side_px / rng.uniform(*SHRINK)), *picture.size)
     kernel = _KERNELS[int(rng.integers(len(_KERNELS)))]
     real, other = (np.asarray(square(p, window)) for p in (picture, donor))
-    edited, _, _ = forge(real, method, rng, donor=other, rebuild=rebuild)
+    edited, mask, _ = forge(real, method, rng, donor=other, rebuild=rebuild)
     first, second = (PILImage.fromarray(values).resize((side_px, side_px), kernel) for values in (real, edited))
-    return first, second
+    changed = PILImage.fromarray(mask.astype(np.uint8) * 255).resize((side_px, side_px), PILImage.Resampling.BOX)
+    return first, second, np.asarray(changed) > 127

@@ -59,7 +59,7 @@ class Npr:
             parts = [np.flatnonzero(y == label) for label in (0, 1)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            net = _network()
+            net = _network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimiser = torch.optim.AdamW(net.parameters(), lr=self.lr, weight_decay=1e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.lr, total_steps=self.steps)
         truth = torch.tensor([0.0, 1.0]).repeat_interleave(self.batch // 2)
@@ -67,7 +67,10 @@ class Npr:
         for _ in range(self.steps):
             chosen = np.concatenate([rng.choice(part, self.batch // 2) for part in parts])
             crops = np.stack([_crop(arrays[i], rng) for i in chosen])
-            loss = F.binary_cross_entropy_with_logits(net(residual(_tensor(crops)))[:, 0], truth)
+            seen = residual(_tensor(crops))
+            with torch.autocast("cpu", torch.bfloat16):
+                odds = net(seen)[:, 0]
+            loss = F.binary_cross_entropy_with_logits(odds.float(), truth)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -118,7 +121,8 @@ def _network() -> nn.Module:
 def _tensor(crops: Array) -> Tensor:
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float() / 32
+    x = torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float() / 32
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _padded(picture: PILImage.Image) -> Array:

@@ -38,9 +38,17 @@ class Tagger:
 
         return [spread(tagged.map, p.size) for tagged, p in zip(self._look(pictures), pictures, strict=True)]
 
+    @property
+    def map_threshold(self) -> float:
+        """From which on its map says "edited", chosen on validation files. Raises CheckpointError."""
+        return float(self._loaded().map_threshold)
+
     def _look(self, pictures: Sequence[PILImage.Image]) -> list[Any]:
+        return list(self._loaded().look_many(list(pictures)))
+
+    def _loaded(self) -> Any:
         if self._tagger is None:
             from internvl_detect.model.domain_tag import DomainTagger
 
             self._tagger = DomainTagger.load(self.path)
-        return self._tagger.look_many(list(pictures))
+        return self._tagger
