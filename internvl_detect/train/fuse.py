@@ -70,10 +70,10 @@ class Parts:
 
 
 def brought_to_scale(answers: list[dict[str, Any]], of_other: Odds, of_own: Odds) -> list[dict[str, Any]]:
-    """The answers of another tagger as if it were as sure as our own: times the ratio of the slopes that a regression
-    on the tagger alone has on the same pictures. Raises DataError where either of them tells nothing."""
-    slopes = [fit_fusion(dataclasses.replace(odds, model=0 * odds.model)).tag for odds in (of_own, of_other)]
-    return [{**row, "tagger": row["tagger"] * slopes[1] / slopes[0]} for row in answers]
+    """The answers of another tagger as if they were our own: on the same pictures, regressions on either tagger alone
+    then say the same. Raises DataError where one of them tells nothing."""
+    own, other = (fit_fusion(dataclasses.replace(odds, model=0 * odds.model)) for odds in (of_own, of_other))
+    return [{**row, "tagger": (row["tagger"] * other.tag + other.bias - own.bias) / own.tag} for row in answers]
 
 
 def left_out(value: str) -> tuple[Path, list[str]]:

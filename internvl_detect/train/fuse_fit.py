@@ -2,7 +2,7 @@
 
 A source is a generator, a camera set, or a forged set; each weighs the same within its class, both classes weigh the
 same, so that neither the largest source nor the commoner class decides. Thresholds are chosen for sources never seen:
-they must hold when the sources are drawn anew (by bootstrap), and on the given ones in four ways, see ``errors_of``.
+they must hold when the sources are drawn anew (by bootstrap), and on the given ones.
 
     fusion = fit_fusion(odds)
     calibration = fit_calibration(kept, fusion, target_error=0.15)
@@ -25,7 +25,7 @@ from internvl_detect.model.fusion import Fusion
 
 Array = np.ndarray
 STRENGTH = 1.0  # C of the regression: the inverse of how strongly weights are drawn to 0
-CAUTION = 0.9  # share of the draws of sources in which the thresholds hold
+CAUTION = 0.75  # share of the draws of sources in which the thresholds hold
 ROUNDS = 200
 
 
@@ -115,8 +115,8 @@ def fit_calibration(
     """Probability and thresholds of the fused log odds; pictures on which the parts disagree are never decided.
 
     Thresholds begin where they hold in a share ``caution`` of ROUNDS draws of the sources with replacement, and are
-    then tightened until every one of ``errors_of`` is at most ``target_error``. Raises DataError where there are too
-    few pictures.
+    then tightened until at most ``target_error`` of those called fake, and of those called authentic, are wrong. Raises
+    DataError where there are too few pictures.
     """
     if not 0.5 <= caution < 1:
         raise ConfigError(f"a caution of {caution}", expected="0.5 to under 1")
@@ -157,14 +157,14 @@ def errors_of(p: Array, y: Array, w: Array, low: float, high: float) -> dict[str
 
 
 def tightened(p: Array, y: Array, w: Array, target: float, low: float, high: float) -> tuple[float, float]:
-    """The first thresholds from ``low`` downwards and ``high`` upwards with every one of ``errors_of`` at most
-    ``target``. What makes one class' errors many is the other class' threshold: that one moves, past one wrong answer
-    at a time; a side that cannot be had is closed."""
+    """The first thresholds from ``low`` downwards and ``high`` upwards at which at most ``target`` of those called
+    authentic, and of those called fake, are wrong: each moves past one wrong answer at a time; a side that cannot be
+    had is closed."""
     while True:
         now = errors_of(p, y, w, low, high)
-        if max(now["fake"], now["of_real"]) > target + 1e-12:
+        if now["fake"] > target + 1e-12:
             high = 1 - _lower(1 - p, 1 - y, 1 - high)
-        elif max(now["authentic"], now["of_fake"]) > target + 1e-12:
+        elif now["authentic"] > target + 1e-12:
             low = _lower(p, y, low)
         else:
             return low, high

@@ -105,7 +105,8 @@ def fit(tagger: DomainTagger, looked: Sequence[Looked]) -> DomainTagger:
 
 def fit_map(tagger: DomainTagger, looked: Sequence[Looked], shares: np.ndarray) -> None:
     """Threshold and gate of the map: the pair with the best sum of two means of pixel F1, over edited pictures, which
-    counts twice, and over untouched ones, which count as 1 where nothing is marked and as 0 otherwise. ``shares`` (N, tags) are calibrated.
+    counts twice, and over untouched ones, which count as 1 where nothing is marked and as 0 otherwise. ``shares``
+    (N, tags) are calibrated.
 
     Without a picture that is known in the map both stay. A gate acts on stored counts at the next higher threshold.
     """
