@@ -195,7 +195,8 @@ def reason_question(job: Job, at: int, wanted: Wanted) -> str | None:
 
 
 def answer_of(log_odds: float) -> str:
-    """What the model's first token says, as the conversation goes on from it."""
+    """The answer that the conversation goes on from, of the fused log odds where there are such: words and mask are
+    then about the verdict that is given, and not about the doubt of one of its two parts."""
     return "Yes." if log_odds > 0 else "No."
 
 

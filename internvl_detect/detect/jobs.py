@@ -144,7 +144,7 @@ class Asker:
                 self._mark_apart(marked)
             elif marked:
                 state = self.answerer.prefill([job.requests[at] for _, at in marked])
-                self._mark(state, marked, [answer_of(odds) for odds in state.log_odds.tolist()])
+                self._mark(state, marked, [answer_of(job.fused(at)) for job, at in marked])
         except NO_MEMORY as error:
             raise _too_large(job) from error
 
@@ -158,7 +158,7 @@ class Asker:
         fakes = [row for row, job in enumerate(jobs) if looks_fake(job, self.calibration)]
         for row, kind in zip(fakes, self.answerer.kinds(state, fakes), strict=True):
             jobs[row].kind_of_fake = kind
-        answers: Sequence[str | Sequence[int]] = [answer_of(odds) for odds in state.log_odds.tolist()]
+        answers: Sequence[str | Sequence[int]] = [answer_of(job.fused(at)) for job, at in units]
         if wanted.explain and any(job.own is None for job in jobs):
             asked = [reason_question(job, at, wanted) for job, at in units]
             if asked[0] is not None:
@@ -200,7 +200,7 @@ class Asker:
                 tokens_per_tile=loaded.tokens_per_tile,
                 system=settings.system_message,
             )
-            requests.append(Request([*ids, *seg_turn(loaded, answer_of(job.odds[at]))], shown.tiles.pixels))
+            requests.append(Request([*ids, *seg_turn(loaded, answer_of(job.fused(at)))], shown.tiles.pixels))
             boxes.append(shown.boxes)
         with drawing(loaded):
             state = self.answerer.prefill(requests, keep_cache=False)

@@ -148,7 +148,7 @@ class OpenAIAsker:
         began = time.perf_counter()
         at = job.worst_frame() if isinstance(job.media, Clip) else 0
         why = reason_question(job, at, wanted) if job.own is None else None
-        turns = (answer_of(job.odds[at]), why) if why is not None else ()
+        turns = (answer_of(job.fused(at)), why) if why is not None else ()
         try:
             answer = self._complete(job.own or job.requests[at], self.word_tokens, 0.0, {}, turns)
             said = _choice(answer).get("message")
