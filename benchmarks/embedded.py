@@ -56,9 +56,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     facts = result["facts"]
     text = "# The embedded weights, measured\n\n"
     text += f"`{result['command']}`\n\n"
-    text += (
-        "In brackets: 95 % interval by bootstrap over photographs (over sources where each source weighs the same). "
-    )
+    text += "In brackets: 95 % interval by bootstrap over photographs, over sources where each weighs the same; "
+    text += "none for fewer than five photographs of a class. "
     text += f"Equalised pictures: {RULE}. Model {facts['model']}, tagger {facts['tagger']}"
     text += f" ({facts['tagger_weights']}).\n"
     for what, some_of in (("of the test split", False), ("of sources never trained on", True)):

@@ -30,6 +30,7 @@ from internvl_detect.train.material import as_they_are, forged_rows
 from internvl_detect.train.tag_data import TagRow
 
 ROUNDS = 500  # of each bootstrap
+LEAST = 5  # groups of a class: fewer, drawn again and again, show no spread
 WHOLE, FORGED, TAMPERED = "whole", "forged", "tampered by others"
 Figure = dict[str, float | None]
 
@@ -156,8 +157,10 @@ def ranked(
 
 
 def detection(rows: Ranked, wanted: Sequence[str] = ("auc",)) -> dict[str, Any]:
-    """Counts, and the ``wanted`` of evaluate.detection.FIGURES with intervals."""
+    """Counts, and the ``wanted`` of evaluate.detection.FIGURES, with intervals where each class has LEAST groups."""
     every = bootstrapped(rows.values, list(FIGURES), rows.n_groups)
+    if min(len(np.unique(rows.group[rows.fake == c])) for c in (True, False)) < LEAST:
+        every = {name: figure(one["value"] if one["value"] is not None else math.nan) for name, one in every.items()}
     n_fake = int(rows.fake.sum())
     return {"n_real": len(rows) - n_fake, "n_fake": n_fake, **{name: every[name] for name in wanted}}
 
