@@ -138,9 +138,9 @@ def test_a_guess_names_a_place_only_where_enough_looks_edited():
     cells = np.zeros((9, 9), np.float32)
     cells[0, :3] = 0.9
     shares = dict.fromkeys(TAGS, 0.1) | {"photoshop": 0.6}
-    assert guess(Tagged(shares, cells, 0.0), 0.5) == ("photoshop", "")
+    assert guess(Tagged(shares, cells, 0.0)) == ("photoshop", "")
     cells[:2, :3] = 0.9
-    assert guess(Tagged(shares, cells, 0.0), 0.5) == ("photoshop", "upper left")
+    assert guess(Tagged(shares, cells, 0.0)) == ("photoshop", "upper left")
 
 
 def test_a_row_marks_only_where_the_truth_of_the_mask_is_known():

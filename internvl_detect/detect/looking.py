@@ -66,7 +66,7 @@ class Looker:
                         raise CheckpointError(f"the domain tagger's answer for {job.name} is not a number")
                     job.looks.append(look)
                     job.features.append(features)
-                    job.places.append(place_seen(look.map >= self.tagger.map_threshold))
+                    job.places.append(place_seen(look.suspicious))
                 job.fusion = self.fusion
             except (torch.OutOfMemoryError, MemoryError):
                 job.error = ResourceError(f"memory ran out on {job.name}", do="use a smaller file, or --tagger none")

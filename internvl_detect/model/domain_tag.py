@@ -54,6 +54,11 @@ class Tagged:
         return max(self.probabilities, key=self.probabilities.__getitem__)
 
     @property
+    def suspicious(self) -> np.ndarray:
+        """(h, w) the cells at least half as suspicious as the most suspicious one, whatever the gate made of them."""
+        return self.map >= max(float(self.map.max()) / 2, 1e-9)
+
+    @property
     def score(self) -> float:
         """P(fake): all that is not authentic."""
         return 1.0 - self.probabilities["authentic"]

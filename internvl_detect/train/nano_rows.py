@@ -35,9 +35,9 @@ GUESSES, SEEN = "guesses.jsonl", ("picture", "key", "tag", "place", "width", "he
 GENERATED_WORDS = "The picture was generated. It did not come from a camera."
 
 
-def guess(seen: Tagged, threshold: float) -> tuple[str, str]:
+def guess(seen: Tagged) -> tuple[str, str]:
     """The likeliest tag, and the place of the map's suspicious cells, "" where there are too few."""
-    return seen.tag, place_seen(seen.map >= threshold)
+    return seen.tag, place_seen(seen.suspicious)
 
 
 def row_of(
@@ -153,7 +153,7 @@ def _looked(path: str, tagger: DomainTagger, key: str) -> dict[str, Any] | None:
         picture = open_image(path).rgb
     except IvdetectError:
         return None
-    tag, place = guess(tagger.look(picture), tagger.map_threshold)
+    tag, place = guess(tagger.look(picture))
     return dict(zip(SEEN, (path, key, tag, place, *picture.size), strict=True))
 
 
