@@ -134,7 +134,7 @@ def torchvision_name(ours: str) -> str:
 
 def _read(path: Path) -> Any:
     """What a file holds, mapped and not copied; nothing of it is run. Raises CheckpointError."""
-    expected = "FakeShield's DTG.pth as torch.save writes it, or the same as .safetensors"
+    expected = "a tagger's folder, FakeShield's DTG.pth as torch.save writes it, or the same as .safetensors"
     try:
         size = path.stat().st_size
         if size > MOST_BYTES:
