@@ -127,8 +127,8 @@ class Detector:
 
     @property
     def draws(self) -> bool:
-        """Whether there is a domain tagger, and so a mask for whoever wants one."""
-        return self.looker is not None
+        """Whether there is a domain tagger, and a mask for whoever wants one."""
+        return self.looker is not None and self.looker.draws
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -204,7 +204,9 @@ class Detector:
 
     def _wanted(self, explain: bool, mask: bool, language: str | None, tell: Callable[[str], None] | None) -> Wanted:
         if mask and not self.draws:
-            raise ConfigError("a mask without a domain tagger", do="name one: --tagger FOLDER, or --tagger nano")
+            raise ConfigError(
+                "a mask without a domain tagger that has a map", do="name one: --tagger FOLDER, or --tagger nano"
+            )
         if mask:
             _ = self.looker.masker  # one that does not fit is told before the first file
         return Wanted(explain, mask, language, tell)
@@ -254,7 +256,9 @@ class Detector:
     def plan(self, frames: int, regions: bool) -> CutPlan:
         """How another process is to cut a file for this model; ``job_of`` takes what it cuts."""
         whole = self.loaded.settings.clip_score == "prompt"
-        return CutPlan(self.tiles, self.loaded.settings.frame_tiles, frames, regions, whole, own=self.draws)
+        return CutPlan(
+            self.tiles, self.loaded.settings.frame_tiles, frames, regions, whole, own=self.looker is not None
+        )
 
     def job_of(self, name: str, cut: Cut) -> Job:
         """What is asked about a file that another process opened and cut by ``plan``."""
@@ -299,8 +303,12 @@ class Detector:
             job.roles.append("tile")
 
 
-def load_tagger(folder: Path, device: Any = "auto") -> Any:
-    """A DomainTagger; see its ``load``."""
+def load_tagger(path: Path, device: Any = "auto") -> Any:
+    """The DomainTagger of a folder, or of a file FakeShield's; see their ``load``."""
+    if path.is_file():
+        from internvl_detect.model.fakeshield_tag import FakeShieldTagger  # torch
+
+        return FakeShieldTagger.load(path, device)
     from internvl_detect.model.domain_tag import DomainTagger  # torch
 
-    return DomainTagger.load(folder, device)
+    return DomainTagger.load(path, device)

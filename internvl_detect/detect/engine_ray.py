@@ -36,7 +36,7 @@ class OnRay:
         self._each: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": 1}
         self.workers = workers or gpus or cores()
         folder = resolve_tagger(options.get("tagger", "auto"), model)
-        self.draws, self.streams = folder is not None, False
+        self.draws, self.streams = folder is not None and folder.is_dir(), False
         options |= {"tagger": _anywhere(str(folder)) if folder else None}
         if drawer := options.get("mask_adapter"):
             options["mask_adapter"] = _anywhere(drawer)

@@ -111,7 +111,10 @@ def _looked(job: Job, decision: Decision, probability: float) -> tuple[Decision,
         notes = [
             f"InternVL2 (P(fake) {own:.2f}) and the domain tagger ({tag:.2f}, {name}) disagree: the decision is unsure"
         ]
-    found = [Evidence("domain_tag", f"{frame}a first look says: {name} ({share:.0%})", tag, details)]
+    summary = f"{frame}a first look says: {name} ({share:.0%})"
+    if not look.tells:
+        summary += ", if it is a forgery: this tagger has no class for authentic pictures"
+    found = [Evidence("domain_tag", summary, tag if look.tells else None, details)]
     if job.fusion:
         found.append(Evidence("internvl2", "InternVL2's own score, before it was fused with the first look's", own))
     return ("unsure" if apart else decision), found, notes

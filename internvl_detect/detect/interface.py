@@ -179,7 +179,7 @@ def to_draw(job: Job, calibration: Calibration) -> list[int]:
     if not job.looks or job.media.kind == "image":
         return [0] if job.looks else []
     scores = job.scores("frame")
-    edited = [k for k, s in enumerate(scores) if calibration.probability(s) >= 0.5 or job.looks[k].score >= 0.5]
+    edited = [k for k, s in enumerate(scores) if calibration.probability(s) >= 0.5 or job.looks[k].score > 0.5]
     return sorted(sorted(edited, key=lambda k: -scores[k])[:MOST_MASKS])
 
 

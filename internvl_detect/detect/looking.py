@@ -25,6 +25,7 @@ from internvl_detect.media.cuts import own_pictures
 from internvl_detect.model.calibration import Calibration
 from internvl_detect.model.fusion import Fusion
 from internvl_detect.model.masker import Masker, regions_of
+from internvl_detect.model.seg import parts_of
 from internvl_detect.model.tagger_net import CELL_PX
 
 KEPT_BYTES = 2**28
@@ -41,6 +42,12 @@ class Looker:
     def masker(self) -> Masker:
         """What draws, loaded when first wanted. Raises AdapterError where the head belongs to another tagger or SAM."""
         return Masker.of(self.loaded if hasattr(self.loaded, "model") else None, self.tagger)
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is something to draw with: a map of the tagger's, or a head that needs none."""
+        parts = parts_of(self.loaded.model) if hasattr(self.loaded, "model") else None
+        return self.tagger.channels > 0 or (parts is not None and parts.head.kind == "sam")
 
     def look(self, jobs: Sequence[Job], wanted: Wanted) -> None:
         """Fill in looks, places and fusion; ``error`` where that fails.
@@ -67,7 +74,7 @@ class Looker:
                     job.looks.append(look)
                     job.features.append(features)
                     job.places.append(place_seen(look.suspicious))
-                job.fusion = self.fusion
+                job.fusion = self.fusion if all(look.tells for look in job.looks) else None
             except (torch.OutOfMemoryError, MemoryError):
                 job.error = ResourceError(f"memory ran out on {job.name}", do="use a smaller file, or --tagger none")
             except IvdetectError as error:

@@ -42,7 +42,10 @@ LEAST_PX = 64  # smaller pictures are mirrored up to this
 @dataclass(frozen=True)
 class Tagged:
     """``probabilities`` by tag sum to 1; ``map`` is float32 (h, w) in [0, 1], P(edited) of cells of 8 px over the whole
-    picture; ``log_odds`` are the raw ones of fake against authentic."""
+    picture; ``log_odds`` are the raw ones of fake against authentic.
+
+    One without "authentic" among its tags is of FakeShield's tagger: empty ``map``, ``log_odds`` 0.
+    """
 
     probabilities: dict[str, float]
     map: np.ndarray = field(repr=False)
@@ -56,12 +59,17 @@ class Tagged:
     @property
     def suspicious(self) -> np.ndarray:
         """(h, w) the cells at least half as suspicious as the most suspicious one, whatever the gate made of them."""
-        return self.map >= max(float(self.map.max()) / 2, 1e-9)
+        return self.map >= max(float(self.map.max(initial=0.0)) / 2, 1e-9)
+
+    @property
+    def tells(self) -> bool:
+        """Whether it speaks for fake or authentic at all, or only of what kind a forgery would be."""
+        return "authentic" in self.probabilities
 
     @property
     def score(self) -> float:
-        """P(fake): all that is not authentic."""
-        return 1.0 - self.probabilities["authentic"]
+        """P(fake): all that is not authentic; 0.5 where it tells nothing."""
+        return 1.0 - self.probabilities["authentic"] if self.tells else 0.5
 
 
 class DomainTagger:
@@ -88,7 +96,7 @@ class DomainTagger:
         self.map_threshold, self.map_gate = map_threshold, map_gate
         self.bias = tuple(bias)
         self.device = torch.device(device)
-        self.fingerprint = _fingerprint(net)
+        self.fingerprint = fingerprint_of(net)
         self.net = folded(net).to(self.device, memory_format=torch.channels_last)
         self.channels = net.shape.map_width
 
@@ -219,7 +227,7 @@ def spread(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.clip(np.asarray(whole)[:height, :width], 0, 1)
 
 
-def _fingerprint(net: TaggerNet) -> str:
+def fingerprint_of(net: torch.nn.Module) -> str:
     """16 hex digits over norms and biases, in which two trainings differ everywhere."""
     digest = hashlib.sha256()
     for name, tensor in net.state_dict().items():

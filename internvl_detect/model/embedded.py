@@ -31,7 +31,7 @@ def resolve(path: str | Path, adapter: str | Path | None) -> tuple[Path, Path | 
 
 
 def resolve_tagger(given: str | Path | None, model: str | Path) -> Path | None:
-    """The folder of the domain tagger that goes with ``model``; None for no tagger.
+    """The folder (of FakeShield's: the file) of the domain tagger that goes with ``model``; None for no tagger.
 
     ``given`` "auto" is the embedded one for the embedded model, where the package has it, and none for another model;
     None and "none" are no tagger, the rest is that of ``tagger_folder``.
@@ -48,5 +48,5 @@ def tagger_folder(path: str | Path) -> Path:
     """The folder of a domain tagger; "nano" is the embedded one. Raises CheckpointError when there is none."""
     folder = FOLDER / "tagger" if str(path) == NAME and not Path(path).is_dir() else Path(path)
     if not folder.exists():
-        raise CheckpointError(f"{folder} does not exist", expected="a domain tagger's folder, with tagger.json")
+        raise CheckpointError(f"{folder} does not exist", expected="a domain tagger's folder, or FakeShield's DTG.pth")
     return folder
