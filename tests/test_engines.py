@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from openai_stand_in import OpenAIStandIn
+from plain_nano import plain_adapter
 from stand_in import reply, serving
 
 from internvl_detect import http_calls
@@ -94,15 +95,15 @@ def test_a_wrong_token_and_a_server_that_fails_always_end_the_run(detector, phot
 def test_a_server_of_others_is_asked_from_the_command_line(tmp_path, photo, capfd):
     from internvl_detect.model.adapter import merge
     from internvl_detect.model.checkpoint import load_base
-    from internvl_detect.model.embedded import FOLDER
 
-    folder = merge("nano", FOLDER / "nano_lora", tmp_path / "nano")
+    adapter = plain_adapter(tmp_path / "adapter")
+    folder = merge("nano", adapter, tmp_path / "nano")
     path = photo("a.png", (300, 200))
     with serving(OpenAIStandIn(load_base(folder))) as server:
         options = ["--backend", "openai", "--url", f"{server.url}/v1", "--json"]
         assert run("detect", path, *options, "--model", folder, "--served-model", "the-model") == 0
         whole = json.loads(capfd.readouterr().out)
-        assert run("detect", path, *options, "--adapter", FOLDER / "nano_lora") == 0
+        assert run("detect", path, *options, "--adapter", adapter) == 0
         said = capfd.readouterr()
     assert whole["model"] == "the-model" and whole["calibrated"]
     assert whole["score"] == pytest.approx(Detector.from_pretrained(folder).detect(path).score, abs=1e-5)

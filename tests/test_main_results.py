@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from plain_nano import plain_adapter
 
 from internvl_detect.detect import Detector
 from internvl_detect.evaluate import robustness
@@ -47,6 +48,11 @@ def tagger(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    return plain_adapter(tmp_path_factory.mktemp("adapter") / "plain")
+
+
+@pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """Columbia and CASIAv1+_Au of the README's tree, eight pictures each; one edit lies outside the square."""
     root, rng = tmp_path_factory.mktemp("dataset"), np.random.default_rng(0)
@@ -67,11 +73,11 @@ def tree(tmp_path_factory):
 
 
 def test_every_system_stands_on_the_same_files_and_a_second_call_measures_nothing_again(
-    benchmark, tree, tagger, tmp_path, monkeypatch, capsys
+    benchmark, tree, tagger, adapter, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(robustness, "SEVERITIES", {"jpeg": (75,)})
     given = [str(tree), "--out", str(tmp_path / "out"), "--state", str(tmp_path / "state"), "--tagger", str(tagger)]
-    given += ["--limit", "8", "--side", str(SIDE), "--decoder-seconds", "0.3", "--curves", "1", "--faithful", "1"]
+    given += ["--adapter", str(adapter), "--limit", "8", "--side", str(SIDE), "--decoder-seconds", "0.3", "--curves", "1", "--faithful", "1"]
     given += ["--rounds", "20", "--per-photo", "1", "--alone", *(word for name in ONLY for word in ("--only", name))]
     benchmark[0].main(given)
     said = capsys.readouterr().out
@@ -111,11 +117,11 @@ def test_an_ended_run_goes_on_with_what_is_left(benchmark, tree, tmp_path, capsy
     assert "always_real: done" in said and "always_fake: done" not in said
 
 
-def test_the_parts_of_the_detector_say_what_they_say_alone(benchmark, tagger, tmp_path):
+def test_the_parts_of_the_detector_say_what_they_say_alone(benchmark, tagger, adapter, tmp_path):
     rng = np.random.default_rng(1)
     pictures = [Image.fromarray(rng.integers(0, 255, (90, 110, 3), np.uint8)) for _ in range(2)]
-    both = benchmark[1].Embedded("nano", None, str(tagger), tmp_path / "kept.jsonl")
-    alone = Detector.from_pretrained("nano", tagger=None, provenance=False)
+    both = benchmark[1].Embedded("nano", str(adapter), str(tagger), tmp_path / "kept.jsonl")
+    alone = Detector.from_pretrained("nano", adapter, tagger=None, provenance=False)
     for picture, told in zip(pictures, both.answers(pictures), strict=True):
         plain = alone.detect(benchmark[1]._png(picture))
         assert told["model alone"].score == pytest.approx(plain.probability, abs=1e-5)
@@ -124,6 +130,6 @@ def test_the_parts_of_the_detector_say_what_they_say_alone(benchmark, tagger, tm
         assert told["detector"].drawn.shape == (90, 110)
     scores = both.by("detector")(pictures)
     (tmp_path / "kept.jsonl").write_text((tmp_path / "kept.jsonl").read_text() + '["cut')
-    again = benchmark[1].Embedded("nano", None, str(tagger), tmp_path / "kept.jsonl")
+    again = benchmark[1].Embedded("nano", str(adapter), str(tagger), tmp_path / "kept.jsonl")
     again.detector = None  # what was said is not asked again
     assert again.by("detector")(pictures) == scores

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from openai_stand_in import OpenAIStandIn
+from plain_nano import plain_adapter
 from stand_in import reply, serving
 
 from internvl_detect import http_calls
@@ -23,7 +24,6 @@ from internvl_detect.detect.top_logprobs import TOP, Cut, first_token, listed_to
 from internvl_detect.errors import ConfigError, ServerError
 from internvl_detect.model.adapter import merge
 from internvl_detect.model.checkpoint import load_base
-from internvl_detect.model.embedded import FOLDER
 from internvl_detect.verdict import Verdict
 
 YES, NO = ("Yes", "yes", "YES", " Yes", " yes"), ("No", "no", "NO", " No", " no")
@@ -37,7 +37,8 @@ def no_long_pauses(monkeypatch):
 @pytest.fixture(scope="module")
 def merged(tmp_path_factory):
     """nano with its adapter in one folder, as it would be given to a server."""
-    return merge("nano", FOLDER / "nano_lora", tmp_path_factory.mktemp("served") / "nano")
+    folder = tmp_path_factory.mktemp("served")
+    return merge("nano", plain_adapter(folder / "adapter"), folder / "nano")
 
 
 @pytest.fixture(scope="module")

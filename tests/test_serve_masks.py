@@ -9,20 +9,23 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from server_fixtures import SAMPLES, Gate, finished, live, nano, part
+from plain_nano import plain_adapter
+from server_fixtures import SAMPLES, Gate, finished, live, part
 from test_domain_tag import lively
 
 from internvl_detect.detect.detector import Detector
+from internvl_detect.model.checkpoint import load_base
 from internvl_detect.model.domain_tag import DomainTagger
 
 COFFEE, CLIP = (SAMPLES / "coffee.jpg").read_bytes(), (SAMPLES / "clip.mp4").read_bytes()
 
 
 @pytest.fixture(scope="module")
-def detector():
+def detector(tmp_path_factory):
     tagger = DomainTagger(lively())
     tagger.map_threshold = float(np.median(tagger.look(Image.open(io.BytesIO(COFFEE))).map))
-    return Detector(nano().loaded, tagger=tagger)
+    adapter = plain_adapter(tmp_path_factory.mktemp("plain") / "adapter")
+    return Detector(load_base("nano", adapter=adapter), tagger=tagger)
 
 
 @pytest.fixture(scope="module")
