@@ -25,6 +25,13 @@ TAG_NAMES = {
     "photoshop": "edited by hand",
 }
 
+LABELS: dict[str, Label] = {
+    "ai_generated": "ai_generated",
+    "aigc_editing": "tampered",
+    "deepfake": "deepfake",
+    "photoshop": "tampered",
+}
+
 
 def verdict_of(
     job: Job, *, loaded: Any, calibration: Calibration, wanted: Wanted, mask_threshold: float | None
@@ -33,7 +40,7 @@ def verdict_of(
     score = score_of(job)
     probability = calibration.probability(score)
     decision = calibration.decide(probability)
-    label: Label = job.kind_of_fake or "real"  # type: ignore[assignment]
+    label = _label(job)
     notes = [*job.media.notes, *job.notes, *job.origin.notes]
     evidence = [*job.origin.evidence]
     if job.looks:
@@ -83,6 +90,17 @@ def verdict_of(
         mask_threshold=mask_threshold if job.drawn else None,
         mask=whole.mask if whole else None,
     )
+
+
+def _label(job: Job) -> Label:
+    """What kind of fake it would be: as the tagger's likeliest tag of a fake says where its score counts, else as
+    InternVL2 does."""
+    if job.kind_of_fake is None:
+        return "real"
+    if job.fusion and job.looks:
+        shares = job.looks[job.worst_look()].probabilities
+        return LABELS[max(LABELS, key=lambda tag: shares[tag])]
+    return job.kind_of_fake  # type: ignore[return-value]
 
 
 def decided_by_record(decision: str, probability: float) -> str:
