@@ -18,12 +18,13 @@ import numpy as np
 from embedded_sets import FORGED, TAMPERED, WHOLE, Item, bootstrapped, detection, figure, numbers, ranked, some
 from PIL import Image
 
+from internvl_detect.data.jsonl import remembered
 from internvl_detect.detect import Detector
 from internvl_detect.errors import IvdetectError
 from internvl_detect.evaluate.detection import FIGURES, Ranked
 from internvl_detect.evaluate.intervals import intervals, paired
 from internvl_detect.evaluate.robustness import worsened
-from internvl_detect.train.fuse import Parts, remembered
+from internvl_detect.train.fuse import Parts
 from internvl_detect.train.fuse_fit import weights_of
 
 SYSTEMS = ("fused", "nano", "tagger")

@@ -77,7 +77,20 @@ def test_every_system_stands_on_the_same_files_and_a_second_call_measures_nothin
 ):
     monkeypatch.setattr(robustness, "SEVERITIES", {"jpeg": (75,)})
     given = [str(tree), "--out", str(tmp_path / "out"), "--state", str(tmp_path / "state"), "--tagger", str(tagger)]
-    given += ["--adapter", str(adapter), "--limit", "8", "--side", str(SIDE), "--decoder-seconds", "0.3", "--curves", "1", "--faithful", "1"]
+    given += [
+        "--adapter",
+        str(adapter),
+        "--limit",
+        "8",
+        "--side",
+        str(SIDE),
+        "--decoder-seconds",
+        "0.3",
+        "--curves",
+        "1",
+        "--faithful",
+        "1",
+    ]
     given += ["--rounds", "20", "--per-photo", "1", "--alone", *(word for name in ONLY for word in ("--only", name))]
     benchmark[0].main(given)
     said = capsys.readouterr().out

@@ -180,6 +180,10 @@ def test_the_fused_score_is_the_weighed_log_odds_of_both_parts(loaded, photo, cl
     own = logit(made(loaded, tag).detect(path).score)
     assert logit(verdict.score) == pytest.approx(0.5 * own + 1.5 * logit(told["domain_tag"]) - 0.25, abs=1e-4)
     assert told["internvl2"] == pytest.approx(sigmoid(own), abs=1e-6) and math.isfinite(odds)
+    assert (
+        verdict.label in ("ai_generated", "real")
+        and made(fused(loaded, bias=50.0), tag).detect(path).label == "ai_generated"
+    )
     frames = Detector(loaded, tagger=tag).detect(clip(), frames=3).frames
     both = Detector(fused(loaded, model=0.5, tag=1.5), tagger=tag).detect(clip(), frames=3)
     for plain, frame in zip(frames, both.frames, strict=True):

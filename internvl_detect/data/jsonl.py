@@ -140,3 +140,19 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> Path:
         for row in rows:
             file.write(dump(row).encode("utf-8") + b"\n")
     return Path(path)
+
+
+def remembered(cache: Path, key: str) -> dict[str, dict[str, Any]]:
+    """By ``picture``, the objects with this ``key`` of a JSONL that is added to line by line; others and broken lines
+    are passed over. Nothing where there is no such file."""
+    found = {}
+    if cache.is_file():
+        with cache.open("rb") as file:
+            for _, _, raw in read_lines(file):
+                try:
+                    line = parse(raw or b"")
+                    if line["key"] == key:
+                        found[str(line["picture"])] = line
+                except (BadJson, KeyError, TypeError, ValueError):
+                    continue
+    return found

@@ -25,7 +25,7 @@ from typing import Any
 
 from PIL import Image
 
-from internvl_detect.data.jsonl import BadJson, atomically, parse, read_lines
+from internvl_detect.data.jsonl import atomically, remembered
 from internvl_detect.errors import CheckpointError, DataError, IvdetectError
 from internvl_detect.evaluate.equalise import equalise, rng_of
 from internvl_detect.media.image import open_image
@@ -126,21 +126,6 @@ def asked(parts: Parts, rows: Sequence[TagRow], cache: Path, as_it_is: Container
             if at % 100 == 99:
                 print(f"{at + 1} of {len(rows)} pictures", flush=True)
             found.append({**known[name], "fake": is_fake(row), "source": row.source})
-    return found
-
-
-def remembered(cache: Path, key: str) -> dict[str, dict[str, Any]]:
-    """By ``picture``, the objects with this ``key`` of a JSONL; others and broken lines are passed over."""
-    found = {}
-    if cache.is_file():
-        with cache.open("rb") as file:
-            for _, _, raw in read_lines(file):
-                try:
-                    line = parse(raw or b"")
-                    if line["key"] == key:
-                        found[str(line["picture"])] = line
-                except (BadJson, KeyError, TypeError, ValueError):
-                    continue
     return found
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from internvl_detect.data.conversations.meta import make_row
 from internvl_detect.data.conversations.rows import IMAGE
 from internvl_detect.data.forge.words import phrasings, place_seen
-from internvl_detect.data.jsonl import BadJson, atomically, parse, read_lines
+from internvl_detect.data.jsonl import atomically, remembered
 from internvl_detect.errors import IvdetectError
 from internvl_detect.media.image import open_image
 from internvl_detect.model.domain_tag import TAGS, DomainTagger, Tagged
@@ -117,7 +117,7 @@ def _all_seen(chosen: Sequence[Any], tagger: DomainTagger, out: Path, threads: i
     out.mkdir(parents=True, exist_ok=True)
     cache = out / GUESSES
     key = hashlib.sha256(f"{tagger.fingerprint} {tagger.settings()}".encode()).hexdigest()[:16]
-    known = _known(cache, key)
+    known = {path: line for path, line in remembered(cache, key).items() if line.keys() >= set(SEEN)}
     with cache.open("a", encoding="utf-8") as file, ThreadPoolExecutor(threads) as pool:
         if cache.stat().st_size:
             print(file=file)  # ends a line that was cut off
@@ -130,21 +130,6 @@ def _all_seen(chosen: Sequence[Any], tagger: DomainTagger, out: Path, threads: i
                 known[found["picture"]] = found
                 print(json.dumps(found), file=file, flush=True)
             yield found
-
-
-def _known(cache: Path, key: str) -> dict[str, dict[str, Any]]:
-    """By path, the whole lines of one tagger."""
-    found = {}
-    if cache.is_file():
-        with cache.open("rb") as file:
-            for _, _, raw in read_lines(file):
-                try:
-                    line = parse(raw or b"")
-                    if line["key"] == key:
-                        found[line["picture"]] = {name: line[name] for name in SEEN}
-                except (BadJson, KeyError, TypeError):
-                    continue
-    return found
 
 
 def _looked(path: str, tagger: DomainTagger, key: str) -> dict[str, Any] | None:
