@@ -6,6 +6,7 @@ Run: ``python -m pytest tests/test_robustness.py``
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from internvl_detect.errors import ConfigError
+from internvl_detect.evaluate.clip_probes import clip_lines
 from internvl_detect.evaluate.faithfulness import agree, elsewhere, faithfulness, named_part
-from internvl_detect.evaluate.robustness import clip_curves, group_interval, severity_curves, steps
+from internvl_detect.evaluate.predictions import Prediction
+from internvl_detect.evaluate.robustness import group_interval, severity_curves, steps
 from internvl_detect.evaluate.slices import slices_of
+from internvl_detect.evaluate.subjects import Subject
+from internvl_detect.media.clip_reencode import encoded
+from internvl_detect.media.video import open_video
 
 
 def noisy(seed: int, sigma: float, side: int = 64) -> Image.Image:
@@ -41,10 +47,27 @@ def test_a_curve_has_every_step_once_and_the_same_numbers_each_time():
         list(steps(["rain"]))
 
 
-def test_clips_are_measured_at_each_crf():
-    clips = [[noisy(10 * i + k, 5 + 20 * (i % 2)) for k in range(3)] for i in range(4)]
-    found = clip_curves(lambda many: [spread_of(c)[0] for c in many], clips, [0, 1, 0, 1], list("abcd"), rounds=10)
-    assert [p.operation for p in found] == ["none"] + ["h264"] * 4 + ["h265"] * 4
+def test_clips_are_measured_at_each_crf_and_one_that_cannot_be_read_counts_as_failed(tmp_path):
+    subjects = []
+    for i in range(4):
+        path = tmp_path / f"{i}.mkv"
+        path.write_bytes(encoded([noisy(10 * i + k, 5 + 20 * (i % 2)) for k in range(6)], codec="h264", crf=10))
+        subjects.append(
+            Subject(
+                Prediction(path.name, label=("real", "ai_generated")[i % 2], group_id=str(i)), str(path), is_video=True
+            )
+        )
+    (tmp_path / "3.mkv").write_bytes(b"no clip")
+
+    def verdicts(asked):
+        for path, _ in asked:
+            yield SimpleNamespace(probability=spread_of(open_video(path, frames=3).frames)[0])
+
+    found = clip_lines("ours", verdicts, subjects, limit=4, rounds=10)
+    assert [line["operation"] for line in found] == ["none"] + ["h264"] * 4 + ["h265"] * 4
+    assert all((line["n_real"], line["n_fake"], line["failed"]) == (2, 1, 1) for line in found)
+    assert found[4]["mean_fake"] < found[0]["mean_fake"]  # compression takes noise away
+    assert clip_lines("ours", verdicts, [], limit=4) == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30))

@@ -192,6 +192,7 @@ class Judging:
 
     def probes(self) -> dict[str, Any]:
         """What files must be judged again for: ``robustness``, ``faithfulness``."""
+        from internvl_detect.evaluate.clip_probes import clip_lines
         from internvl_detect.evaluate.probes import faithfulness_of, robustness_lines, score_by
 
         found: dict[str, Any] = {}
@@ -203,6 +204,10 @@ class Judging:
             scores = score_by(self.verdicts(explain=False))
             name = self.detector.loaded.name
             found["robustness"] = robustness_lines(name, scores, subjects, rounds=min(500, self.rounds), **where)
+            spoken = self.verdicts(explain=False)
+            found["robustness"] += clip_lines(
+                name, spoken, subjects, limit=self.probe_limit, rounds=min(500, self.rounds)
+            )
         if self.faithfulness:
             level = self.mask_threshold or self._map_threshold or 0.5
             told = faithfulness_of(self.verdicts(explain=True), subjects, map_threshold=level, **where)

@@ -28,11 +28,11 @@ from internvl_detect.verdict import Failure, Verdict
 FIT_MOST = 1000  # pictures of each class that a baseline is fitted on
 
 
-def evenly(subjects: Sequence[Subject], most: int) -> list[Subject]:
-    """At most ``most`` pictures of each class, evenly over the list; clips are left out."""
+def evenly(subjects: Sequence[Subject], most: int, *, clips: bool = False) -> list[Subject]:
+    """At most ``most`` pictures (or clips) of each class, evenly over the list."""
     found = []
     for fake in (0, 1):
-        own = [s for s in subjects if s.truth.fake == fake and not s.is_video and not s.truth.error]
+        own = [s for s in subjects if s.truth.fake == fake and s.is_video == clips and not s.truth.error]
         found += [own[i * len(own) // min(most, len(own))] for i in range(min(most, len(own)))]
     return found
 
@@ -71,6 +71,8 @@ def robustness_lines(
     from internvl_detect.evaluate.robustness import severity_curves
 
     opened = _opened(evenly(subjects, limit), side_px, root)
+    if not opened:
+        return []
     truth = [s.truth for s, _ in opened]
     points = severity_curves(
         scores,

@@ -23,7 +23,6 @@ from internvl_detect.evaluate.detection import FIGURES, Ranked
 from internvl_detect.evaluate.equalise import rng_of
 from internvl_detect.evaluate.intervals import intervals
 from internvl_detect.evaluate.metrics import auc
-from internvl_detect.media.clip_reencode import reencode
 from internvl_detect.media.degrade import CHAINS, degrade
 
 NONE = "none"
@@ -131,23 +130,6 @@ def severity_curves(
         for i, value in zip(there, score([p for p in made if p is not None]), strict=True):
             scores[i] = value
         found.append(point(operation, severity, scores, fake, groups, rounds=rounds))
-    return found
-
-
-def clip_curves(
-    score: Callable[[Sequence[Sequence[PILImage.Image]]], Sequence[float | None]],
-    clips: Sequence[Sequence[PILImage.Image]],
-    fake: Sequence[int],
-    groups: Sequence[str],
-    *,
-    rounds: int = ROUNDS,
-) -> list[Point]:
-    """The same for clips, each a list of frames that follow each other, compressed by H.264 and H.265 at each crf."""
-    found = [point(NONE, "", score(clips), fake, groups, rounds=rounds)]
-    for codec, levels in CLIP_SEVERITIES.items():
-        for crf in levels:
-            coded = [reencode(frames, codec=codec, crf=crf) for frames in clips]
-            found.append(point(codec, crf, score(coded), fake, groups, rounds=rounds))
     return found
 
 

@@ -29,7 +29,17 @@ _ONE_THREAD = {
 def reencode(
     frames: Sequence[PILImage.Image], *, codec: str, crf: int, fps: Fraction | int = 25
 ) -> list[PILImage.Image]:
-    """The RGB frames after compression: as many, of the same size; odd sides are mirrored by a pixel for 4:2:0.
+    """The RGB frames after compression by ``encoded``: as many, of the same size. Raises ConfigError."""
+    if not frames:
+        return []
+    width, height = frames[0].size
+    with av.open(io.BytesIO(encoded(frames, codec=codec, crf=crf, fps=fps)), "r") as coded:
+        decoded = [frame.to_ndarray(format="rgb24")[:height, :width] for frame in coded.decode(video=0)]
+    return [PILImage.fromarray(pixels) for pixels in decoded]
+
+
+def encoded(frames: Sequence[PILImage.Image], *, codec: str, crf: int, fps: Fraction | int = 25) -> bytes:
+    """A Matroska file of the frames, of one size; odd sides get one pixel more for 4:2:0.
 
     ``codec`` is one of CODECS, ``crf`` 0 (near lossless) to 51. The frames count as following each other, so frames
     sampled far apart cost more bits than the clip would. Raises ConfigError.
@@ -39,7 +49,7 @@ def reencode(
     if not 0 <= crf <= 51:
         raise ConfigError(f"crf {crf}", expected="0 to 51")
     if not frames:
-        return []
+        raise ConfigError("no frames", expected="one or more")
     width, height = frames[0].size
     if any(frame.size != (width, height) for frame in frames):
         raise ConfigError("frames of several sizes", expected="frames of one size")
@@ -60,7 +70,4 @@ def reencode(
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
-    file.seek(0)
-    with av.open(file, "r") as coded:
-        decoded = [frame.to_ndarray(format="rgb24")[:height, :width] for frame in coded.decode(video=0)]
-    return [PILImage.fromarray(pixels) for pixels in decoded]
+    return file.getvalue()
