@@ -5,6 +5,9 @@ Run: ``python -m pytest tests/test_degrade.py``
 
 from __future__ import annotations
 
+import io
+
+import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from internvl_detect.errors import ConfigError
-from internvl_detect.media.clip_reencode import reencode
+from internvl_detect.media.clip_reencode import encoded
 from internvl_detect.media.degrade import LEAST_PX, OPERATIONS, augment, degrade
 
 
@@ -120,6 +123,13 @@ def test_a_second_jpeg_on_the_same_grid_is_two_jpegs_and_a_shift_cuts_the_sides(
     two = degrade(degrade(small, "jpeg", quality=70), "jpeg", quality=90)
     assert degrade(small, "double_jpeg", first=70, quality=90).tobytes() == two.tobytes()
     assert degrade(small, "double_jpeg", first=70, quality=90, shift_px=3).size == (87, 67)
+
+
+def reencode(frames: list[PILImage.Image], *, codec: str, crf: int) -> list[PILImage.Image]:
+    width, height = frames[0].size
+    with av.open(io.BytesIO(encoded(frames, codec=codec, crf=crf))) as coded:
+        decoded = [frame.to_ndarray(format="rgb24")[:height, :width] for frame in coded.decode(video=0)]
+    return [PILImage.fromarray(pixels) for pixels in decoded]
 
 
 @pytest.mark.parametrize("codec", ["h264", "h265"])

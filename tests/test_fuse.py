@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from internvl_detect import Detector
 from internvl_detect.errors import ConfigError, DataError
-from internvl_detect.model.calibration import Calibration, calibrate
+from internvl_detect.model.calibration import Calibration, calibrate, sigmoid
 from internvl_detect.model.domain_tag import DomainTagger, save
 from internvl_detect.model.embedded import FOLDER
 from internvl_detect.model.fusion import Fusion
@@ -24,7 +24,7 @@ from internvl_detect.model.settings import AdapterSettings
 from internvl_detect.model.tagger_net import Shape, TaggerNet
 from internvl_detect.train import fuse
 from internvl_detect.train.fuse import brought_to_scale, divided, fit_and_store, left_out
-from internvl_detect.train.fuse_fit import Odds, errors_of, fit_calibration, fit_fusion, sigmoid, told, weights_of
+from internvl_detect.train.fuse_fit import Odds, errors_of, fit_calibration, fit_fusion, told, weights_of
 from internvl_detect.train.tag_data import TagRow
 
 SMALL = Shape(widths=(4, 8, 8, 16, 16), blocks=(0, 1, 1, 1), map_width=8)

@@ -201,13 +201,9 @@ class Judging:
         subjects, root = self.subjects
         where = {"root": root, "side_px": self.side_px, "limit": self.probe_limit}
         if self.robustness:
-            scores = score_by(self.verdicts(explain=False))
-            name = self.detector.loaded.name
-            found["robustness"] = robustness_lines(name, scores, subjects, rounds=min(500, self.rounds), **where)
-            spoken = self.verdicts(explain=False)
-            found["robustness"] += clip_lines(
-                name, spoken, subjects, limit=self.probe_limit, rounds=min(500, self.rounds)
-            )
+            verdicts, name, rounds = self.verdicts(explain=False), self.detector.loaded.name, min(500, self.rounds)
+            found["robustness"] = robustness_lines(name, score_by(verdicts), subjects, rounds=rounds, **where)
+            found["robustness"] += clip_lines(name, verdicts, subjects, limit=self.probe_limit, rounds=rounds)
         if self.faithfulness:
             level = self.mask_threshold or self._map_threshold or 0.5
             told = faithfulness_of(self.verdicts(explain=True), subjects, map_threshold=level, **where)

@@ -40,7 +40,7 @@ def train_tag(
     """
     from internvl_detect.data.manifest import read_manifest
     from internvl_detect.files import read_yaml
-    from internvl_detect.model.checkpoint import device_of
+    from internvl_detect.model.device import device_of
     from internvl_detect.train.material import as_they_are, named
     from internvl_detect.train.tag_data import tag_rows
     from internvl_detect.train.tagger_run import recipe_of, run, with_source

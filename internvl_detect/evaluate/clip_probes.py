@@ -2,19 +2,17 @@
 
     clip_lines("ours", verdicts, subjects, limit=20)
 
-One clip is held at a time. The first line is the same second at crf 0 of H.264, so that all are cut alike. Not here:
-pictures (``probes``), the compression (``media.clip_reencode``).
+A clip is held no longer than it is asked about. The first line is the same second at crf 0 of H.264, so that all are
+cut alike. Not here: pictures (``probes``), the compression (``media.clip_reencode``).
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from internvl_detect.errors import IvdetectError
-from internvl_detect.evaluate.probes import evenly
+from internvl_detect.evaluate.probes import evenly, judged_files
 from internvl_detect.evaluate.robustness import CLIP_SEVERITIES, NONE, point
 from internvl_detect.evaluate.run import Verdicts
 from internvl_detect.evaluate.subjects import Subject
@@ -33,22 +31,17 @@ def clip_lines(
     read, compressed or judged counts as failed."""
     chosen = evenly(subjects, limit, clips=True)
     scores: list[list[float | None]] = [[None] * len(chosen) for _ in LEVELS]
-    with tempfile.TemporaryDirectory(prefix="ivdetect-") as folder:
-        asked: list[tuple[int, int, str]] = []
+    asked: list[tuple[int, int]] = []
 
-        def ask() -> Iterator[tuple[str, str]]:
-            for at, subject in enumerate(chosen):
-                for level, coded in enumerate(_coded(subject.path)):
-                    path = os.path.join(folder, f"{at}-{level}.mkv")
-                    with open(path, "wb") as file:
-                        file.write(coded)
-                    asked.append((level, at, path))
-                    yield path, ""
+    def files() -> Iterator[bytes]:
+        for at, subject in enumerate(chosen):
+            for level, coded in enumerate(_coded(subject.path)):
+                asked.append((level, at))
+                yield coded
 
-        for number, said in enumerate(verdicts(ask())):
-            level, at, path = asked[number]
-            os.unlink(path)
-            scores[level][at] = None if isinstance(said, Failure) else said.probability
+    for number, said in enumerate(judged_files(verdicts, files(), ".mkv")):
+        level, at = asked[number]
+        scores[level][at] = None if isinstance(said, Failure) else said.probability
     if not chosen:
         return []
     fake, groups = [s.truth.fake or 0 for s in chosen], [s.truth.group for s in chosen]

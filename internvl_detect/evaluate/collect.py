@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image as PILImage
 
 from internvl_detect.data.prepare.regions import read_mask
 from internvl_detect.errors import IvdetectError, MediaError
-from internvl_detect.evaluate.equalise import square
+from internvl_detect.evaluate.equalise import square_mask
 from internvl_detect.evaluate.gallery import Mistake, mistakes
 from internvl_detect.evaluate.localization import LEVELS, histograms, read_drawn
 from internvl_detect.evaluate.predictions import DECISIONS, Prediction
@@ -172,7 +171,7 @@ def true_mask(system: System, row: Prediction) -> np.ndarray:
     mask = read_mask(file_of(system, row.truth_mask))
     side = row.facts.get("side_px")
     if isinstance(side, int) and side > 0:
-        mask = np.asarray(square(PILImage.fromarray(mask.astype(np.uint8) * 255), side)) > 127
+        mask = square_mask(mask, side)
         if not mask.any():
             raise MediaError("what was edited lies outside the part that was looked at")
     return mask

@@ -56,6 +56,11 @@ def square(picture: PILImage.Image, side_px: int, *, exact: bool = False) -> PIL
     return cut
 
 
+def square_mask(mask: np.ndarray, side_px: int) -> np.ndarray:
+    """What that square leaves of a boolean (H, W) mask."""
+    return np.asarray(square(PILImage.fromarray(mask.astype(np.uint8) * 255), side_px)) > 127
+
+
 def common_side(sizes: list[tuple[int, int]], most_px: int = SIDE_PX) -> int:
     """The side (px) that every one of the (width, height) sizes has at least, ``most_px`` at most; 32 at least."""
     return max(32, min([most_px, *(min(size) for size in sizes)]))

@@ -10,12 +10,13 @@ drawing the files (``report``); escaping, which each format does for itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from internvl_detect.data.labels import normalise_label, verity
 from internvl_detect.errors import ConfigError
+from internvl_detect.evaluate.predictions import value_of
 
 MOST = 200
 WORDS, FACTS = 400, 16  # characters of words, and facts, that are kept of one mistake
@@ -65,7 +66,7 @@ def mistakes(rows: Iterable[Any], *, most: int = 24, threshold: float = 0.5) -> 
             continue
         kind, sure = found
         mine = kept[kind]
-        group = str(_of(row, "group_id") or _of(row, "image"))
+        group = str(value_of(row, "group_id") or value_of(row, "image"))
         if group in mine and mine[group].sureness >= sure:
             continue
         mine[group] = _mistake(row, kind, sure, group)
@@ -78,11 +79,11 @@ def mistakes(rows: Iterable[Any], *, most: int = 24, threshold: float = 0.5) -> 
 
 def _sureness(row: Any, threshold: float) -> tuple[str, float] | None:
     """(kind, sureness) of a mistake; None for what is right, undecided or unknown."""
-    score, label = _of(row, "score"), normalise_label(_of(row, "label"))
+    score, label = value_of(row, "score"), normalise_label(value_of(row, "label"))
     if score is None or label is None or not math.isfinite(score):
         return None
     fake = verity(label) == "fake"
-    said = {"fake": True, "authentic": False, "unsure": fake}.get(_of(row, "decision") or "", score >= threshold)
+    said = {"fake": True, "authentic": False, "unsure": fake}.get(value_of(row, "decision") or "", score >= threshold)
     if said == fake:
         return None
     away = (score - threshold) / (1 - threshold) if said else (threshold - score) / threshold
@@ -90,17 +91,13 @@ def _sureness(row: Any, threshold: float) -> tuple[str, float] | None:
 
 
 def _mistake(row: Any, kind: str, sure: float, group: str) -> Mistake:
-    facts = {str(k): v for k, v in list((_of(row, "facts") or {}).items())[:FACTS]}
-    texts = {name: str(_of(row, name) or "") for name in ("image", "label", "dataset", "domain_tag")}
-    decision = str(_of(row, "decision") or ("fake" if kind == KINDS[0] else "authentic"))
-    words = str(_of(row, "outputs") or "")
+    facts = {str(k): v for k, v in list((value_of(row, "facts") or {}).items())[:FACTS]}
+    texts = {name: str(value_of(row, name) or "") for name in ("image", "label", "dataset", "domain_tag")}
+    decision = str(value_of(row, "decision") or ("fake" if kind == KINDS[0] else "authentic"))
+    words = str(value_of(row, "outputs") or "")
     words = words if len(words) <= WORDS else words[: WORDS - 1] + "…"
-    masks = {name: str(_of(row, name) or "") for name in ("mask", "truth_mask")}
+    masks = {name: str(value_of(row, name) or "") for name in ("mask", "truth_mask")}
     return Mistake(
-        kind=kind, score=float(_of(row, "score")), sureness=sure, group=group, decision=decision, words=words,
+        kind=kind, score=float(value_of(row, "score")), sureness=sure, group=group, decision=decision, words=words,
         facts=facts, **texts, **masks,
     )  # fmt: skip
-
-
-def _of(row: Any, name: str) -> Any:
-    return row.get(name) if isinstance(row, Mapping) else getattr(row, name, None)

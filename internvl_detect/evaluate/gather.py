@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from PIL import Image as PILImage
 
 from internvl_detect.data.datasets.catalog import DOMAIN_FOLDERS, catalog
@@ -27,7 +26,7 @@ from internvl_detect.data.manifest import ManifestRow, place_group
 from internvl_detect.data.prepare.regions import read_mask
 from internvl_detect.errors import IvdetectError, MediaError
 from internvl_detect.evaluate.baselines.outside import outside_of
-from internvl_detect.evaluate.equalise import equalise, rng_of, square
+from internvl_detect.evaluate.equalise import equalise, rng_of, square, square_mask
 from internvl_detect.evaluate.twins import SHRINK
 from internvl_detect.media.cuts import open_media
 from internvl_detect.media.image import Image
@@ -100,7 +99,7 @@ def gather(root: str | Path, *, limit: int, side_px: int, frames: int = 4) -> Ga
     for row in sorted(_chosen(found, limit, note), key=lambda row: row.path):
         try:
             opened = open_media(str(root / row.path), frames=frames)
-            if row.mask and not _is_seen(root / row.mask, side_px):
+            if row.mask and not square_mask(read_mask(root / row.mask), side_px).any():
                 raise MediaError(f"{row.path}: what was edited lies outside the square that is looked at")
         except IvdetectError as error:
             made.missing.append(str(error).replace(f"{root}/", ""))
@@ -122,11 +121,6 @@ def gather(root: str | Path, *, limit: int, side_px: int, frames: int = 4) -> Ga
     made.missing += list(not_there(found))
     made.missing = [printable(text) for text in made.missing[:MOST_TOLD]]
     return made
-
-
-def _is_seen(mask: Path, side_px: int) -> bool:
-    """Whether something of a true mask is left in the square. Raises MediaError."""
-    return bool(np.asarray(square(PILImage.fromarray(read_mask(mask).astype(np.uint8) * 255), side_px)).any())
 
 
 def not_there(found: list[FoundSet]) -> Iterator[str]:

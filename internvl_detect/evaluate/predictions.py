@@ -247,3 +247,8 @@ def _facts(value: Any) -> dict[str, Any]:
         else:
             raise ValueError(f'"facts" has {show(name)} as {show(fact)}', "a text or a number is expected")
     return found
+
+
+def value_of(row: Any, name: str) -> Any:
+    """A field of a row that may be an object or a mapping; None where it has none."""
+    return row.get(name) if isinstance(row, Mapping) else getattr(row, name, None)

@@ -8,9 +8,10 @@ and ``baselines``.
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,29 @@ def evenly(subjects: Sequence[Subject], most: int, *, clips: bool = False) -> li
 
 def judged(verdicts: Verdicts, pictures: Sequence[PILImage.Image]) -> Iterator[Verdict | Failure]:
     """What is said of pictures that lie in no file; in their order."""
+    return judged_files(verdicts, map(_png, pictures), ".png")
+
+
+def judged_files(verdicts: Verdicts, contents: Iterable[bytes], suffix: str) -> Iterator[Verdict | Failure]:
+    """What is said of files that are nowhere yet: each lies on the disk until its verdict is there."""
     with tempfile.TemporaryDirectory(prefix="ivdetect-") as folder:
 
         def ask() -> Iterator[tuple[str, str]]:
-            for number, picture in enumerate(pictures):
-                path = os.path.join(folder, f"{number}.png")
-                picture.save(path, compress_level=1)
+            for number, content in enumerate(contents):
+                path = os.path.join(folder, f"{number}{suffix}")
+                with open(path, "wb") as file:
+                    file.write(content)
                 yield path, ""
 
         for number, said in enumerate(verdicts(ask())):
-            os.unlink(os.path.join(folder, f"{number}.png"))
+            os.unlink(os.path.join(folder, f"{number}{suffix}"))
             yield said
+
+
+def _png(picture: PILImage.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def _opened(subjects: Sequence[Subject], side_px: int | None, root: Path) -> list[tuple[Subject, PILImage.Image]]:

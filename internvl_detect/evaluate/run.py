@@ -26,7 +26,7 @@ from internvl_detect.data.prepare.regions import read_mask
 from internvl_detect.errors import DataError, IvdetectError, MediaError, OutputError
 from internvl_detect.evaluate.baselines import BATCH, Baseline, scored
 from internvl_detect.evaluate.baselines.outside import note_outside
-from internvl_detect.evaluate.equalise import SIDE_PX, common_side, equalise, rng_of, square
+from internvl_detect.evaluate.equalise import SIDE_PX, common_side, equalise, rng_of, square_mask
 from internvl_detect.evaluate.prediction_file import PredictionsFile
 from internvl_detect.evaluate.predictions import Prediction
 from internvl_detect.evaluate.subjects import Subject
@@ -70,10 +70,9 @@ def alike(subject: Subject, side_px: int | None, root: Path) -> tuple[PILImage.I
     facts = _facts(picture)
     if side_px is None:
         return note_outside(picture), facts
-    if subject.truth.fake and subject.truth.truth_mask:
-        mask = PILImage.fromarray(read_mask(root / subject.truth.truth_mask).astype(np.uint8) * 255)
-        if not np.asarray(square(mask, side_px)).any():
-            raise MediaError("what was edited lies outside the part that is looked at", do="see --no-equalise")
+    marked = subject.truth.fake and subject.truth.truth_mask
+    if marked and not square_mask(read_mask(root / subject.truth.truth_mask), side_px).any():
+        raise MediaError("what was edited lies outside the part that is looked at", do="see --no-equalise")
     rng = rng_of(subject.truth.image)
     return equalise(picture.rgb, rng, side_px=side_px), facts | {"side_px": side_px}
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from internvl_detect.evaluate.metrics import auc, balanced_accuracy, counts_at
+from internvl_detect.evaluate.predictions import value_of
 from internvl_detect.evaluate.robustness import group_interval
 
 FEWEST = 30  # rows of a class under which a slice is called small
@@ -78,12 +79,12 @@ def slices_of(rows: Iterable[Any], *, threshold: float = 0.5, rounds: int = 300)
     kept: list[tuple[float, int, str]] = []
     parts = Parts()
     for row in rows:
-        score = _of(row, "score")
+        score = value_of(row, "score")
         if score is None or not math.isfinite(score):
             continue
-        label = _of(row, "label")
-        kept.append((float(score), int(label not in (0, "0", "real")), str(_of(row, "group_id") or len(kept))))
-        parts.add(_of(row, "facts") or {}, str(_of(row, "dataset") or ""))
+        label = value_of(row, "label")
+        kept.append((float(score), int(label not in (0, "0", "real")), str(value_of(row, "group_id") or len(kept))))
+        parts.add(value_of(row, "facts") or {}, str(value_of(row, "dataset") or ""))
     if not kept:
         return []
     scores, fake = np.array([k[0] for k in kept]), np.array([k[1] for k in kept])
@@ -160,7 +161,3 @@ def _number(value: Any) -> float:
     except (TypeError, ValueError):
         return 0.0
     return number if math.isfinite(number) and number > 0 else 0.0
-
-
-def _of(row: Any, name: str) -> Any:
-    return row.get(name) if isinstance(row, Mapping) else getattr(row, name, None)

@@ -1,9 +1,9 @@
-"""Frames of a clip compressed again by H.264 or H.265 at a given crf and decoded, in memory.
+"""Frames of a clip compressed again by H.264 or H.265 at a given crf, in memory.
 
 What sharing does to clips, as ``degrade`` is for pictures. Not here: writing a clip that somebody keeps
 (``data.forge.clips``), nor the sound.
 
-    coded = reencode(clip.frames, codec="h264", crf=28)
+    content = encoded(clip.frames, codec="h264", crf=28)
 """
 
 from __future__ import annotations
@@ -24,18 +24,6 @@ _ONE_THREAD = {
     "h264": {"x264-params": "mbtree=0"},
     "h265": {"x265-params": "pools=none:frame-threads=1:log-level=none"},
 }
-
-
-def reencode(
-    frames: Sequence[PILImage.Image], *, codec: str, crf: int, fps: Fraction | int = 25
-) -> list[PILImage.Image]:
-    """The RGB frames after compression by ``encoded``: as many, of the same size. Raises ConfigError."""
-    if not frames:
-        return []
-    width, height = frames[0].size
-    with av.open(io.BytesIO(encoded(frames, codec=codec, crf=crf, fps=fps)), "r") as coded:
-        decoded = [frame.to_ndarray(format="rgb24")[:height, :width] for frame in coded.decode(video=0)]
-    return [PILImage.fromarray(pixels) for pixels in decoded]
 
 
 def encoded(frames: Sequence[PILImage.Image], *, codec: str, crf: int, fps: Fraction | int = 25) -> bytes:

@@ -61,13 +61,13 @@ class Calibration:
         values = np.asarray(scores, dtype=np.float64)
         if not self.fitted:
             return values
-        return _sigmoid(self.a * _logit(values) + self.b)
+        return sigmoid(self.a * _logit(values) + self.b)
 
     def score_of(self, probability: float) -> float:
         """The raw score in (0, 1) whose calibrated probability this is."""
         if not self.fitted:
             return float(probability)
-        return float(_sigmoid((_logit(np.array([probability])) - self.b) / self.a)[0])
+        return float(sigmoid((_logit(np.array([probability])) - self.b) / self.a)[0])
 
     def decide(self, probability: float) -> Decision:
         """The three-way answer for a calibrated probability."""
@@ -141,7 +141,7 @@ def calibrate(
     a, b = _fit(_logit(s), y, w)
     if a <= MIN_SLOPE:
         notes.append("the scores do not tell real from fake here")
-    p = _sigmoid(a * _logit(s) + b)
+    p = sigmoid(a * _logit(s) + b)
     low, high = thresholds(p, y, target_error, w)
     few = [f"{n} {name}" for n, name in ((n_real, "real"), (n_fake, "fake")) if n * target_error < 1]
     if few:
@@ -199,7 +199,7 @@ def _newton(
 ) -> np.ndarray:
     loss = _log_loss(x @ w + fixed, t, weight)
     for _ in range(100):
-        p = _sigmoid(x @ w + fixed)
+        p = sigmoid(x @ w + fixed)
         gradient = x.T @ (weight * (p - t))
         hessian = (x * (weight * p * (1 - p))[:, None]).T @ x + 1e-9 * np.eye(len(w))
         step = np.linalg.solve(hessian, gradient)
@@ -222,7 +222,8 @@ def _logit(p: np.ndarray) -> np.ndarray:
     return np.log(p) - np.log1p(-p)
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)) without overflow."""
     return np.exp(-np.logaddexp(0, -x))
 
 

@@ -21,6 +21,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from internvl_detect.errors import CheckpointError, ConfigError, IvdetectError
 from internvl_detect.model.adapter import attach_adapter, attach_inner_lora
 from internvl_detect.model.convert import tensor_targets
+from internvl_detect.model.device import device_of
 from internvl_detect.model.embedded import resolve
 from internvl_detect.model.fingerprint import fingerprint
 from internvl_detect.model.folder import FLOATS, Shards, no_bars, open_shards
@@ -266,21 +267,6 @@ def _quantization(kind: str) -> Any:
     if kind == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_UNQUANTIZED)
     raise ConfigError(f"quantize={kind!r}", expected="nf4 or int8")
-
-
-def device_of(device: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one. Raises ConfigError for one that cannot be used."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.zeros(1, device=found).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = (str(error).splitlines() or [""])[0][:80]
-        raise ConfigError(
-            f"device {str(device)!r} cannot be used here ({why})", expected="auto, cpu, cuda or cuda:1"
-        ) from None
-    return found
 
 
 def _dtype(dtype: str | torch.dtype, shards: Shards, device: torch.device) -> torch.dtype:

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from internvl_detect.errors import CheckpointError
+from internvl_detect.model.device import device_of
 from internvl_detect.model.embedded import NAME, tagger_folder
 from internvl_detect.model.folder import read_json
 from internvl_detect.model.tagger_net import CELL_PX, STRIDE_PX, Shape, TaggerNet, folded
@@ -107,10 +108,8 @@ class DomainTagger:
         Raises CheckpointError for what is missing, odd or does not fit.
         """
         folder = tagger_folder(path)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         net, fitted = read_net(folder)
-        return cls(net, name=folder.name, device=device, **fitted)
+        return cls(net, name=folder.name, device=device_of(device), **fitted)
 
     @torch.inference_mode()
     def look(self, picture: Image.Image) -> Tagged:

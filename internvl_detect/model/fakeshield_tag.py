@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from internvl_detect.errors import CheckpointError
+from internvl_detect.model.device import device_of
 from internvl_detect.model.domain_tag import Tagged, fingerprint_of
 from internvl_detect.questions import EDITS
 
@@ -52,13 +53,11 @@ class FakeShieldTagger:
     def load(cls, path: str | Path, device: str | torch.device = "auto") -> FakeShieldTagger:
         """From a .pth or a .safetensors file; "auto" takes a GPU where one is. Raises CheckpointError."""
         path = Path(path)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         with torch.device("meta"):
             net = ResNetForImageClassification(ResNetConfig(num_labels=len(EDITS)))
         weights = fitting(_read(path), net, path)
         net.to_empty(device="cpu").load_state_dict(weights)
-        return cls(net, name=path.name, device=device)
+        return cls(net, name=path.name, device=device_of(device))
 
     @torch.inference_mode()
     def look(self, picture: Image.Image) -> Tagged:

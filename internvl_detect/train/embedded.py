@@ -27,6 +27,7 @@ from typing import Any
 from internvl_detect.data.jsonl import atomically
 from internvl_detect.errors import ConfigError, IvdetectError
 from internvl_detect.files import alone_in
+from internvl_detect.model.device import device_of
 from internvl_detect.train.embedded_stages import RECIPES, USED, Build, stages
 from internvl_detect.train.run_folder import read_json
 
@@ -102,11 +103,7 @@ def parsed(argv: Sequence[str] | None = None) -> Build:
     values: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in vars(parser.parse_args(argv)).items()
     }
-    if values["device"] == "auto":
-        import torch
-
-        values["device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    return Build(**values)
+    return Build(**values | {"device": str(device_of(values["device"]))})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

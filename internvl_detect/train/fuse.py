@@ -192,7 +192,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     answers = [asked(parts, drawn(part, args.most), cache, forged) for part in (weigh, kept)]
     for folder, names in map(left_out, args.left_out):
         unseen = divided(rows, args.split, names)[1]
-        familiar = drawn([row for row in weigh if row not in unseen], args.most // 2)
+        away = set(unseen)
+        familiar = drawn([row for row in weigh if row not in away], args.most // 2)
         other = Parts(loaded, DomainTagger.load(folder, args.device), args.out)
         sides = [Odds.of(asked(one, familiar, cache, forged)) for one in (other, parts)]
         answers[1] += brought_to_scale(asked(other, unseen, cache, forged), *sides)

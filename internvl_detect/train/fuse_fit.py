@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from internvl_detect.errors import ConfigError, DataError
-from internvl_detect.model.calibration import Calibration, calibrate, thresholds
+from internvl_detect.model.calibration import Calibration, calibrate, sigmoid, thresholds
 from internvl_detect.model.fusion import Fusion
 
 Array = np.ndarray
@@ -60,18 +60,13 @@ class Odds:
 
     def fused(self, fusion: Fusion) -> Array:
         """(N,) the fused log odds."""
-        return fusion.model * self.model + fusion.tag * self.tag + fusion.bias
+        return fusion.log_odds(self.model, self.tag)  # type: ignore[arg-type,return-value]
 
     def apart(self, fusion: Fusion) -> Array:
         """(N,) where the parts disagree, so that the decision is unsure whatever the thresholds."""
         first, second = sigmoid(self.model), sigmoid(self.tag)
         lower, upper = np.minimum(first, second), np.maximum(first, second)
         return (lower < fusion.low) & (upper > fusion.high)
-
-
-def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)) without overflow."""
-    return np.exp(-np.logaddexp(0, -x))
 
 
 def weights_of(fake: Array, group: Array, times: Array | None = None) -> Array:
