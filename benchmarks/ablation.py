@@ -78,14 +78,18 @@ def unaligned(rows: Rows) -> Rows:
     return [row for row in rows if stays(row)]
 
 
+COLOURS = (0, 4, 8)  # of the input, each before the three residuals of its colour
+RESIDUALS = tuple(at for at in range(12) if at not in COLOURS)
+
+
 @dataclass(frozen=True)
 class Variant:
-    """``rows``: what is trained on, of all that may be; ``inputs``: of the stem's 12 channels (3 of colour, 9 of
-    residuals) those that are seen; ``resized``: whole pictures at 224 px instead of native crops."""
+    """``rows``: what is trained on, of all that may be; ``inputs``: those of the stem's 12 channels that are
+    seen; ``resized``: whole pictures at 224 px instead of native crops."""
 
     says: str
     rows: Callable[[Rows], Rows] = list
-    inputs: tuple[int, int] = (0, 12)
+    inputs: tuple[int, ...] = (*COLOURS, *RESIDUALS)
     resized: bool = False
 
 
@@ -93,8 +97,8 @@ FULL = "all choices"
 VARIANTS = {
     FULL: Variant("native crops, colours and residuals, many decoders and generators, twins"),
     "resized": Variant("whole pictures resized to 224 px", resized=True),
-    "colours alone": Variant("no residuals", inputs=(0, 3)),
-    "residuals alone": Variant("no colours", inputs=(3, 12)),
+    "colours alone": Variant("no residuals", inputs=COLOURS),
+    "residuals alone": Variant("no colours", inputs=RESIDUALS),
     "unaligned": Variant("no twins: fakes and authentic ones of different photographs", rows=unaligned),
     "no generators": Variant("fakes of our own decoders and edits alone", rows=no_generators),
     "one decoder": Variant("the same with one decoder instead of many", rows=one_decoder),
@@ -115,9 +119,8 @@ class Shot:
 def network(variant: Variant) -> TaggerNet:
     """Drawn from the same seed for all; what the variant does not see is 0."""
     torch.manual_seed(0)
-    net, seen = TaggerNet(SHAPE), torch.zeros(1, 12, 1, 1)
-    seen[:, slice(*variant.inputs)] = 1
-    net.stem.register_forward_pre_hook(lambda _, given: (given[0] * seen.to(given[0].dtype),))
+    net = TaggerNet(SHAPE)
+    net.filters[[at for at in range(12) if at not in variant.inputs]] = 0
     return net
 
 

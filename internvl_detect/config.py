@@ -71,7 +71,7 @@ class EvalSection(_Section):
     """Evaluation on the validation choice, by detection metrics."""
 
     steps: int = Field(default=0, ge=0, description="every so many optimiser steps; 0: ten times a run")
-    metric: Literal["auc", "balanced_accuracy", "log_loss", "loss", "pixel_f1"] = Field(
+    metric: Literal["auc", "balanced_accuracy", "log_loss", "loss", "pixel_f1", "pixel_value"] = Field(
         default="auc", description="chooses the best"
     )
     patience: int = Field(default=0, ge=0, description="stop after so many evaluations without a better one; 0: never")
@@ -187,8 +187,8 @@ class TrainConfig(_Section):
             raise ValueError("mask.head goes with LoRA alone: set no part of train to full")
         if self.mask.head == "sam" and not self.mask.sam_path.strip():
             raise ValueError("mask.head sam needs SAM's folder: set mask.sam_path")
-        if self.eval.metric == "pixel_f1" and self.mask.head == "none":
-            raise ValueError("eval.metric pixel_f1 needs masks: set mask.head=light or sam")
+        if self.eval.metric.startswith("pixel_") and self.mask.head == "none":
+            raise ValueError(f"eval.metric {self.eval.metric} needs masks: set mask.head=light or sam")
         if self.mask.head != "none" and (self.fsdp or self.deepspeed):
             raise ValueError("mask.head goes with one GPU or DDP")
         if self.fsdp and self.deepspeed:

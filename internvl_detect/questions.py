@@ -25,16 +25,27 @@ TAG_SENTENCES = {
 }
 
 EDITS = ("aigc_editing", "deepfake", "photoshop")  # tags of pictures that were edited in one place
+METHOD_SENTENCES = {  # how the place was edited, as far as can be seen
+    "splice": "It looks pasted in from another photograph.",
+    "copy_move": "It looks copied from elsewhere in the picture.",
+    "removal": "It looks painted over.",
+    "poisson": "It looks blended in from another photograph.",
+    "rebuild": "It looks rebuilt by a decoder.",
+    "decoder_removal": "It looks erased and filled by a decoder.",
+    "face_swap": "It looks like the face of another photograph.",
+}
 
 
-def tagged(tag: str, question: str, place: str = "") -> str:
+def tagged(tag: str, question: str, place: str = "", method: str = "") -> str:
     """``question`` with the sentence of a domain tag in front; as it is for a tag without one.
 
-    ``place``: where an edit was seen ("upper left"), said after the sentence of a tag of ``EDITS``.
+    ``place``: where an edit was seen ("upper left"), and ``method``: how it looks to have been made, one of
+    ``METHOD_SENTENCES``, are said after the sentence of a tag of ``EDITS``.
     """
     sentence = TAG_SENTENCES.get(tag)
     if sentence and place and tag in EDITS:
         sentence += f" Look at the {place} part."
+        sentence += f" {METHOD_SENTENCES[method]}" if method in METHOD_SENTENCES else ""
     return f"{sentence} {question}" if sentence else question
 
 

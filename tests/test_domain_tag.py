@@ -12,7 +12,7 @@ from PIL import Image
 from internvl_detect.errors import CheckpointError
 from internvl_detect.model import domain_tag
 from internvl_detect.model.domain_tag import TAGS, DomainTagger, save, spread
-from internvl_detect.model.tagger_net import Shape, TaggerNet, folded
+from internvl_detect.model.tagger_net import METHODS, Shape, TaggerNet, folded
 
 SMALL = Shape(widths=(4, 8, 8, 16, 16), blocks=(0, 1, 1, 1), map_width=8)
 
@@ -48,7 +48,7 @@ def test_any_size_gets_probabilities_and_a_map_of_its_own_cells(size):
     assert sum(seen.probabilities.values()) == pytest.approx(1) and set(seen.probabilities) == set(TAGS)
     assert seen.map.shape == (-(-size[1] // 8), -(-size[0] // 8))
     assert seen.map.min() >= 0 and seen.map.max() <= 1
-    assert seen.score == pytest.approx(1 / (1 + np.exp(-seen.log_odds)))
+    assert seen.score == pytest.approx(1 / (1 + np.exp(-seen.log_odds))) and seen.method in METHODS
     assert spread(seen.map, size).shape == (size[1], size[0])
 
 
@@ -65,9 +65,9 @@ def test_one_colour_is_answered_like_any_other():
 
 
 def test_windows_see_what_the_whole_picture_shows(monkeypatch):
-    tagger, given = DomainTagger(lively()), picture(700, 420)
+    tagger, given = DomainTagger(lively()), picture(1300, 420)
     whole, grid = tagger.look_with_features(given)
-    monkeypatch.setattr(domain_tag, "WINDOW_PX", 608)  # windows of 96 px with margins of 256 on either side
+    monkeypatch.setattr(domain_tag, "WINDOW_PX", 1120)  # windows of 96 px with margins of 512 on either side
     parts, laid = tagger.look_with_features(given)
     assert np.array_equal(parts.map, tagger.look(given).map)
     assert len(tagger._parts(given)) > 4
@@ -90,7 +90,8 @@ def test_what_is_saved_answers_the_same_when_loaded(tmp_path):
     "change",
     [
         {"temperature": 0}, {"temperature": float("nan")}, {"bias": [0]}, {"tags": ["authentic"]},
-        {"shape": {}}, {"shape": {"widths": [9999999] * 5}}, {"shape": {"widths": "many"}}, {"shape": None},
+        {"format": 1}, {"shape": {}},
+        {"shape": {"widths": [9999999] * 5}}, {"shape": {"widths": "many"}}, {"shape": None},
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused_with_their_file(tmp_path, change):

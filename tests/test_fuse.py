@@ -149,7 +149,7 @@ def shipped(tmp_path):
     for file in (FOLDER / "nano_lora").iterdir():
         if file.is_file():
             (folder / file.name).write_bytes(file.read_bytes())
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     net = TaggerNet(SMALL)
     return folder, save(net, DomainTagger(net).settings(), tmp_path / "tagger")
 

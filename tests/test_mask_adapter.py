@@ -109,6 +109,7 @@ def test_an_adapter_that_draws_is_not_merged_but_its_words_are(drawing, place, t
     ("change", "error"),
     [
         ({"threshold": 2}, AdapterError), ({"threshold": True}, AdapterError), ({"channels": 10**9}, AdapterError),
+        ({"strength": 2}, AdapterError),
         ({"channels": 8}, AdapterError), ({"head": "pixel"}, AdapterError), (None, CheckpointError),
     ],
 )  # fmt: skip

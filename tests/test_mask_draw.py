@@ -59,7 +59,7 @@ def test_words_are_those_of_the_adapter_without_its_mask_and_seg_is_never_said(d
     assert parts_of(without.model) is None and any(answers[0])
 
 
-def test_a_turn_of_its_own_draws_what_training_drew(loaded):
+def test_a_turn_of_its_own_draws_what_training_drew(loaded, monkeypatch):
     tagger, seen = FakeTagger(), picture(90, 40)
     masker = Masker.of(loaded, tagger)
     assert (masker.kind, masker.needs_seg) == ("light", True)
@@ -75,12 +75,17 @@ def test_a_turn_of_its_own_draws_what_training_drew(loaded):
     item = Item(encoded.input_ids, encoded.labels, request.tiles, target=target)
     collate = Collator(0, loaded.config.image_token_id, loaded.tokens_per_tile, loaded.tile_px)
     batch = collate([[item]])
+    monkeypatch.setattr(parts_of(loaded.model).head, "strength", 1.0)
     with torch.no_grad():
-        _, _, [(made, _)] = forward(loaded.model, loaded.model, batch, TaggerEyes(tagger))
+        _, _, [(made, _, start)] = forward(loaded.model, loaded.model, batch, TaggerEyes(tagger))
     wanted = draw(loaded.model, made, batch["masks"][0])
     assert len(boxes) > 1 and len(request.tiles) == len(boxes) + 1
     np.testing.assert_allclose(drawn_in_a_turn(loaded, seen, masker), wanted, atol=1e-5)
     assert tagger.looks == 2  # once for training, once for drawing: features are handed on
+    for strength in (0.0, 0.25):  # as validation mixes them
+        monkeypatch.setattr(parts_of(loaded.model).head, "strength", strength)
+        wanted = draw(loaded.model, start + strength * (made - start), batch["masks"][0])
+        np.testing.assert_allclose(drawn_in_a_turn(loaded, seen, masker), wanted, atol=1e-5)
 
 
 def test_a_trained_head_finds_the_part_in_pictures_it_never_saw(loaded):
@@ -161,19 +166,23 @@ def test_regions_of_any_map_lie_in_it_and_hold_what_is_marked(probability, thres
 )
 def test_pixel_scores_are_those_counted_pixel_by_pixel_at_the_fitted_threshold(pixels, seed):
     truth = np.random.default_rng(seed).integers(0, 2, pixels.shape).astype(np.uint8)
+    parts = [(pixels[:, :1], truth[:, :1]), (pixels[:, 1:], truth[:, 1:])]
     scores = PixelScores()
-    scores.add(pixels[:, :1], truth[:, :1])
-    scores.add(pixels[:, 1:], truth[:, 1:])
+    for part in parts:
+        scores.add(*part)
     found = scores.metrics()
-    if not truth.any():
+    edited = [(p, t == 1) for p, t in parts if t.any()]
+    untouched = [p for p, t in parts if not t.any()]
+    if not edited:
         assert found == {}
         return
 
-    def f1(threshold):
-        said = pixels >= threshold
-        return 2 * (said & (truth == 1)).sum() / (said.sum() + truth.sum())
+    def at(threshold):
+        f1 = np.mean([2 * ((p >= threshold) & t).sum() / ((p >= threshold).sum() + t.sum()) for p, t in edited])
+        iou = np.mean([((p >= threshold) & t).sum() / ((p >= threshold) | t).sum() for p, t in edited])
+        empty = np.mean([not (p >= threshold).any() for p in untouched]) if untouched else f1
+        return f1, iou, (2 * f1 + empty) / 3
 
-    said = pixels >= found["pixel_threshold"]
-    assert found["pixel_f1"] == pytest.approx(f1(found["pixel_threshold"]))
-    assert found["pixel_iou"] == pytest.approx((said & (truth == 1)).sum() / (said | (truth == 1)).sum())
-    assert found["pixel_f1"] == pytest.approx(max(f1(step / 1024) for step in range(1, 1024)))
+    said = found["pixel_f1"], found["pixel_iou"], found["pixel_value"]
+    assert said == pytest.approx(at(found["pixel_threshold"]))
+    assert found["pixel_value"] == pytest.approx(max(at(step / 1024)[2] for step in range(1, 1024)))

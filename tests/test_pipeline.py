@@ -48,7 +48,7 @@ class Says:
     def look(self, picture):
         grid = np.zeros((-(-picture.height // 8), -(-picture.width // 8)), np.float32)
         grid[-(len(grid) // 3 or 1) :, -(len(grid[0]) // 3 or 1) :] = 0.8
-        return Tagged(self.shares, grid, logit(1 - self.shares["authentic"]))
+        return Tagged(self.shares, grid, logit(1 - self.shares["authentic"]), "splice")
 
     def look_with_features(self, picture):
         small = picture.convert("RGB").resize((-(-picture.width // 8), -(-picture.height // 8)))
@@ -108,8 +108,8 @@ def conversation(detector, picture, *turns, seg=None):
 def test_words_answer_the_question_with_its_tag_as_a_fresh_conversation_does(loaded, photo):
     detector = made(loaded)
     paths = [photo("a.png", (150, 90), 1), photo("b.png", (60, 60), 2), photo("c.png", (300, 80), 3)]
-    question = tagged("photoshop", explain_question(), "lower right")
-    assert "Look at the lower right part." in question
+    question = tagged("photoshop", explain_question(), "lower right", "splice")
+    assert "Look at the lower right part. It looks pasted in from another photograph." in question
     wanted = []
     for path in paths:
         odds = logit(Detector(loaded, tiles=detector.tiles).detect(path).score)
@@ -131,7 +131,7 @@ def test_a_mask_is_what_the_head_draws_from_a_fresh_conversation_s_seg(marking, 
         verdict = detector.detect(path, explain=explain, mask=True)
         turns = [answer_of(logit(verdict.score)), SEGMENT_QUESTION, "<SEG>"]
         if explain:
-            turns[1] = tagged("photoshop", explain_question(), "lower right")
+            turns[1] = tagged("photoshop", explain_question(), "lower right", "splice")
         ids, pixels = conversation(detector, picture, *turns[: 2 if explain else 3], seg=seg_id(marking))
         if explain:  # what a random model says need not come back from its text
             more = [*encode_turns(detector.asker.answerer.tokenizer, said[0][0], SEGMENT_QUESTION), seg_id(marking)]

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from internvl_detect.data.forge.words import facts_of
 from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.model.domain_tag import TAGS, DomainTagger, Tagged
 from internvl_detect.model.tagger_net import Shape, TaggerNet
-from internvl_detect.train.nano_rows import guess, row_of
+from internvl_detect.questions import METHOD_SENTENCES
+from internvl_detect.train.nano_rows import drills, guess, row_of
 from internvl_detect.train.tag_data import TagRow
 from internvl_detect.train.tagger import TagTraining
 from internvl_detect.train.tagger_fit import THRESHOLDS, Looked, fit, map_counts, pixel_f1, summary
@@ -138,19 +140,33 @@ def test_a_guess_names_a_place_only_where_enough_looks_edited():
     cells = np.zeros((9, 9), np.float32)
     cells[0, :3] = 0.9
     shares = dict.fromkeys(TAGS, 0.1) | {"photoshop": 0.6}
-    assert guess(Tagged(shares, cells, 0.0)) == ("photoshop", "")
+    assert guess(Tagged(shares, cells, 0.0, "splice")) == ("photoshop", "", "splice")
     cells[:2, :3] = 0.9
-    assert guess(Tagged(shares, cells, 0.0)) == ("photoshop", "upper left")
+    assert guess(Tagged(shares, cells, 0.0)) == ("photoshop", "upper left", "")
 
 
 def test_a_row_marks_only_where_the_truth_of_the_mask_is_known():
-    edited = row_of("a.png", True, "It was edited.", ("photoshop", "upper"), "m.png", "tampered", "g", "s")
-    whole = row_of("a.png", True, "It was generated.", ("authentic", ""), "", "ai_generated", "g", "s")
-    real = row_of("a.png", False, "Nothing.", ("authentic", ""), "", "real", "g", "s")
+    edited = row_of("a.png", True, "It was edited.", ("photoshop", "upper", "splice"), "m.png", "tampered", "g", "s")
+    whole = row_of("a.png", True, "It was generated.", ("authentic", "", ""), "", "ai_generated", "g", "s")
+    real = row_of("a.png", False, "Nothing.", ("authentic", "", ""), "", "real", "g", "s")
     said = [[turn["value"] for turn in row["conversations"]] for row in (edited, whole, real)]
     assert [len(turns) for turns in said] == [6, 4, 6]
     assert said[0][5] == said[2][5] == "<SEG>" and edited["mask"] == "m.png" and "mask" not in real
-    assert "Look at the upper part." in said[0][2] and said[0][3] == "Yes. It was edited." and said[2][1] == "No."
+    assert (
+        "Look at the upper part. It looks pasted in from another photograph." in said[0][2]
+        and said[0][3] == "Yes. It was edited."
+        and said[2][1] == "No."
+    )
+
+
+def test_drills_follow_the_verdict_always_and_the_guess_mostly():
+    rows = [[turn["value"] for turn in row["conversations"]] for row in drills(600)]
+    said = [facts_of(turns[3]) for turns in rows]
+    assert all(facts.fake == (turns[1] == "Yes.") for facts, turns in zip(said, rows, strict=True))
+    yes = [(facts, turns[2]) for facts, turns in zip(said, rows, strict=True) if facts.fake]
+    follows = np.mean([f"Look at the {facts.place} part. {METHOD_SENTENCES[facts.method]}" in q for facts, q in yes])
+    assert 0.5 < len(yes) / len(rows) < 0.8 and 0.8 < follows < 0.95
+    assert {facts.method for facts, _ in yes} == {*METHOD_SENTENCES} and not any("<image>" in q for _, q in yes)
 
 
 def test_a_gate_keeps_untouched_maps_empty_and_leaves_the_edited_ones():

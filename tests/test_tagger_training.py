@@ -76,7 +76,7 @@ def test_other_settings_are_refused_by_name_and_ones_that_change_no_weight_are_n
 
 def test_a_loss_that_is_no_number_ends_the_run(rows, tmp_path, monkeypatch):
     lost = torch.zeros(1, requires_grad=True).sum() * float("nan")
-    monkeypatch.setattr("internvl_detect.train.tagger.tagger_loss", lambda *given: (lost, lost))
+    monkeypatch.setattr("internvl_detect.train.tagger.tagger_loss", lambda *given: lost)
     with pytest.raises(ConfigError, match="loss is nan at step 0"):
         train_tagger(rows, tmp_path, HOW)
 

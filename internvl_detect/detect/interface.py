@@ -190,7 +190,8 @@ def reason_question(job: Job, at: int, wanted: Wanted) -> str | None:
     """
     if job.looks:
         k = job.looked.index(at)
-        return tagged(job.looks[k].tag, explain_question(language=wanted.language), job.places[k])
+        look = job.looks[k]
+        return tagged(look.tag, explain_question(language=wanted.language), job.places[k], look.method)
     return explain_question(language=wanted.language) if wanted.language else None
 
 

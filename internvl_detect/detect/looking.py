@@ -73,7 +73,7 @@ class Looker:
                         raise CheckpointError(f"the domain tagger's answer for {job.name} is not a number")
                     job.looks.append(look)
                     job.features.append(features)
-                    job.places.append(place_seen(look.suspicious))
+                    job.places.append(place_seen(look.map))
                 job.fusion = self.fusion if all(look.tells for look in job.looks) else None
             except (torch.OutOfMemoryError, MemoryError):
                 job.error = ResourceError(f"memory ran out on {job.name}", do="use a smaller file, or --tagger none")

@@ -30,20 +30,21 @@ from internvl_detect.errors import CheckpointError
 from internvl_detect.model.device import device_of
 from internvl_detect.model.embedded import NAME, tagger_folder
 from internvl_detect.model.folder import read_json
-from internvl_detect.model.tagger_net import CELL_PX, STRIDE_PX, Shape, TaggerNet, folded
+from internvl_detect.model.tagger_net import CELL_PX, METHODS, STRIDE_PX, Shape, TaggerNet, folded
 from internvl_detect.questions import EDITS, TAG_SENTENCES
 
 TAGS = tuple(TAG_SENTENCES)
 WEIGHTS, ABOUT = "tagger.safetensors", "tagger.json"
-WINDOW_PX = 1536  # side of what goes through the network at once, its margins included
-MARGIN_PX = 256  # seen around a window and thrown away
+WINDOW_PX = 2048  # side of what goes through the network at once, its margins included
+MARGIN_PX = 512  # seen around a window and thrown away
 LEAST_PX = 64  # smaller pictures are mirrored up to this
 
 
 @dataclass(frozen=True)
 class Tagged:
     """``probabilities`` by tag sum to 1; ``map`` is float32 (h, w) in [0, 1], P(edited) of cells of 8 px over the whole
-    picture; ``log_odds`` are the raw ones of fake against authentic.
+    picture; ``log_odds`` are the raw ones of fake against authentic; ``method`` is how it was edited, if in a part: one
+    of METHODS, "" where nothing is told of it.
 
     One without "authentic" among its tags is of FakeShield's tagger: empty ``map``, ``log_odds`` 0.
     """
@@ -51,16 +52,12 @@ class Tagged:
     probabilities: dict[str, float]
     map: np.ndarray = field(repr=False)
     log_odds: float
+    method: str = ""
 
     @property
     def tag(self) -> str:
         """The likeliest tag."""
         return max(self.probabilities, key=self.probabilities.__getitem__)
-
-    @property
-    def suspicious(self) -> np.ndarray:
-        """(h, w) the cells at least half as suspicious as the most suspicious one, whatever the gate made of them."""
-        return self.map >= max(float(self.map.max(initial=0.0)) / 2, 1e-9)
 
     @property
     def tells(self) -> bool:
@@ -131,7 +128,8 @@ class DomainTagger:
         edited = self._laid(picture, parts, lambda part: part[0][0, :1].sigmoid())[0]
         in_part = sum(shares[TAGS.index(tag)] for tag in EDITS)
         scale = min(1.0, in_part / self.map_gate) if self.map_gate else 1.0
-        return Tagged(dict(zip(TAGS, shares, strict=True)), (edited.float() * scale).cpu().numpy(), fake)
+        method = METHODS[int(self.net.methods(pooled)[0].argmax())]
+        return Tagged(dict(zip(TAGS, shares, strict=True)), (edited.float() * scale).cpu().numpy(), fake, method)
 
     def look_many(self, pictures: Sequence[Image.Image]) -> list[Tagged]:
         """``look`` at each: pictures differ in size, and one of them fills two cores."""
@@ -170,7 +168,7 @@ class DomainTagger:
         """What ``tagger.json`` holds."""
         numbers = {"temperature": self.temperature, "bias": list(self.bias)}
         numbers |= {"map_threshold": self.map_threshold, "map_gate": self.map_gate}
-        return {"format": 1, "shape": self.net.shape.to_dict(), "tags": list(TAGS), **numbers}
+        return {"format": 2, "shape": self.net.shape.to_dict(), "tags": list(TAGS), **numbers}
 
 
 def read_net(folder: Path) -> tuple[TaggerNet, dict[str, Any]]:
@@ -185,6 +183,8 @@ def read_net(folder: Path) -> tuple[TaggerNet, dict[str, Any]]:
         numbers = {key: float(about[key]) for key in ("temperature", "map_threshold")}
         numbers["map_gate"] = float(about.get("map_gate", 0.0))
         bias = [float(b) for b in about["bias"]]
+        if about["format"] != 2:
+            raise ValueError(f"format {about['format']!r:.20} where this version has 2: train it anew")
         if tuple(about["tags"]) != TAGS or len(bias) != len(TAGS):
             raise ValueError(f"tags {about['tags']}")
         if not all(map(math.isfinite, [*numbers.values(), *bias])) or numbers["temperature"] <= 0:
@@ -242,6 +242,8 @@ def _padded(rgb: np.ndarray) -> np.ndarray:
 
 
 def _spans(length: int) -> list[tuple[int, int]]:
-    """Where windows begin and end along a side; multiples of 32 px."""
+    """Where windows begin and end along a side; multiples of 32 px. One where the whole fits into a window."""
+    if length <= WINDOW_PX:
+        return [(0, length)]
     step = WINDOW_PX - 2 * MARGIN_PX
     return [(at, min(length, at + step)) for at in range(0, length, step)]

@@ -41,13 +41,14 @@ class TaggerEyes:
 
 
 class LightHead(nn.Module):
-    """Residual on the tagger's logit. ``channels``: of the tagger's features; ``width``: of the language model."""
+    """Residual on the tagger's logit. ``channels``: of the tagger's features; ``width``: of the language model;
+    ``strength``, 0 to 1, is how much of the residual is added: 0 leaves the tagger's map as it is."""
 
     kind = "light"
 
-    def __init__(self, channels: int, width: int, hidden: int = 64) -> None:
+    def __init__(self, channels: int, width: int, hidden: int = 64, strength: float = 1.0) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.strength = channels, strength
         self.features = nn.Conv2d(channels, hidden, 1)
         self.tokens = nn.Linear(width, hidden)
         self.prompt = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
@@ -62,12 +63,20 @@ class LightHead(nn.Module):
         channels = about.get("channels")
         if isinstance(channels, bool) or not isinstance(channels, int) or not 0 < channels <= 4096:
             raise ValueError(f"channels {channels!r:.80}")
-        return cls(channels, width)
+        strength = about.get("strength", 1.0)
+        if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 1:
+            raise ValueError(f"strength {strength!r:.80}")
+        return cls(channels, width, strength=float(strength))
 
     @property
     def about(self) -> dict[str, Any]:
         """For mask.json."""
-        return {"channels": self.channels}
+        return {"channels": self.channels, "strength": self.strength}
+
+    @staticmethod
+    def start(seen: Sequence[Tensor]) -> Tensor:
+        """Logits (h, w) before anything is added: the tagger's."""
+        return torch.logit(seen[0].float(), 1e-4)
 
     def forward(
         self, seen: Sequence[Tensor], seg: Tensor, tokens: Tensor | None, boxes: Sequence[Box], size: Size
@@ -79,7 +88,7 @@ class LightHead(nn.Module):
         if tokens is not None and len(tokens):
             mixed = mixed + lay(self.tokens(tokens.float()), boxes, (tagged.shape[0], tagged.shape[1]))[None]
         mixed = F.gelu(mixed + self.prompt(seg.float())[None, :, None, None])
-        return torch.logit(tagged, 1e-4) + self.out(F.gelu(self.mix(mixed)))[0, 0]
+        return self.start((tagged,)) + self.strength * self.out(F.gelu(self.mix(mixed)))[0, 0]
 
     @staticmethod
     def wanted(mask: Tensor) -> Tensor:

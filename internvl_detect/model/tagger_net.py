@@ -3,11 +3,13 @@
 Input are RGB and high-pass residuals of it, clipped, so that noise of a grey level weighs as much as content. A stem
 halves the resolution at once; most layers work at an eighth and a sixteenth of it through narrow 3x3 convolutions.
 BatchNorm keeps magnitudes, which are what forensic traces are made of, and folds into the convolutions afterwards.
+An edit is what differs from its surroundings, so the deepest layer also sees how far it is from its mean around.
 Not here: pictures in and answers out (``domain_tag``), training (``train.tagger``).
 
     net = TaggerNet(Shape())
     seen = net(torch.zeros(1, 3, 256, 256))     # seen.maps (1, 2, 32, 32), seen.pooled (1, P)
     net.tags(seen.pooled)                       # (1, 5)
+    net.methods(seen.pooled)                    # (1, 7)
 """
 
 from __future__ import annotations
@@ -21,7 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from internvl_detect.questions import METHOD_SENTENCES
+
+METHODS = tuple(METHOD_SENTENCES)  # how a part was edited
+AROUND = 15  # cells of 32 px a side, of the mean that the deepest layer is held against
 CELL_PX = 8  # side of a cell of the maps, in pixels
+STRIP_PX = 64  # rows that the first layer works on at once
 STRIDE_PX = 32  # sides of an input are multiples of this
 MAPS = ("edited", "generated")
 
@@ -58,14 +65,18 @@ class Seen(NamedTuple):
     features: Tensor
 
 
-def residual_filters() -> Tensor:
-    """(9, 1, 3, 3): for each colour the second differences along x and y, and the 3x3 filter that both make.
+def input_filters() -> Tensor:
+    """(12, 1, 3, 3): for each colour itself over 64 levels, the halved second differences along x and y, and the 3x3
+    filter that both make.
 
-    From the rich models of steganalysis (Fridrich and Kodovsky, 2012); each passes white noise with unit variance.
+    From the rich models of steganalysis (Fridrich and Kodovsky, 2012); each difference passes white noise with half
+    its deviation.
     """
+    itself = torch.zeros(3, 3)
+    itself[1, 1] = 1 / 64
     along_x = torch.tensor([[0.0, 0, 0], [1, -2, 1], [0, 0, 0]])
     square = torch.tensor([[-1.0, 2, -1], [2, -4, 2], [-1, 2, -1]])
-    kinds = [f / f.norm() for f in (along_x, along_x.T, square)]
+    kinds = [itself, *(f / f.norm() / 2 for f in (along_x, along_x.T, square))]
     return torch.stack(kinds).repeat(3, 1, 1)[:, None]
 
 
@@ -100,18 +111,18 @@ class TaggerNet(nn.Module):
         super().__init__()
         self.shape = shape
         w, n, m = shape.widths, shape.blocks, shape.map_width
-        self.register_buffer("filters", residual_filters(), persistent=False)
+        self.register_buffer("filters", input_filters(), persistent=False)
         self.stem = _Conv(12, w[0], 4, 2, pad=1)
         self.levels = nn.ModuleList(
             nn.Sequential(_Conv(a, b, 3, 2), *[_Block(b) for _ in range(count)])
             for a, b, count in zip(w[:-1], w[1:], n, strict=True)
         )
+        self.around = _Conv(w[-1], w[-1], 1)
         self.lateral = nn.ModuleList(_Conv(width, m, 1) for width in w[2:])
         self.smooth = nn.Sequential(_Conv(m, m, 3), _Conv(m, m, 3))
         self.map_head = nn.Conv2d(m, len(MAPS), 1)
-        self.head = nn.Sequential(
-            nn.Linear(self.pooled_size, 128), nn.ReLU(), nn.Dropout(0.1), nn.Linear(128, shape.tags)
-        )
+        self.hidden = nn.Sequential(nn.Linear(self.pooled_size, 128), nn.ReLU(), nn.Dropout(0.1))
+        self.tag_head, self.method_head = nn.Linear(128, shape.tags), nn.Linear(128, len(METHODS))
 
     @property
     def pooled_size(self) -> int:
@@ -124,19 +135,38 @@ class TaggerNet(nn.Module):
 
     def dense(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps and features at 1/8, and the deepest layer's at 1/32, before anything is pooled."""
-        centred = (x - 0.5) * 4
-        noise = F.conv2d(F.pad(x * 255, (1, 1, 1, 1), mode="replicate"), self.filters.to(x.dtype), groups=3)
-        y = torch.cat([centred, noise.clamp(-8, 8) / 2], 1)  # in float32: bfloat16 has no half grey levels
-        y = self.stem(y.to(self.stem[0].weight.dtype))
+        y = self._stem(x)
         levels = []
         for level in self.levels:
             y = level(y)
             levels.append(y)
+        mean = F.avg_pool2d(y, AROUND, 1, AROUND // 2, count_include_pad=False)
+        levels[3] = y + self.around(y - mean)
         merged = self.lateral[2](levels[3])
         for at in (2, 1):
             merged = F.interpolate(merged, scale_factor=2.0, mode="nearest") + self.lateral[at - 1](levels[at])
         features = self.smooth(merged)
         return self.map_head(features), features, levels[3]
+
+    def _stem(self, x: Tensor) -> Tensor:
+        """The first layer. Where nothing is learned it goes in strips: tensors of a large picture that are made anew by
+        every layer cost more than the sums in them."""
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 has no half grey levels
+            padded = F.pad(x * 255 - 127.5, (1, 1, 1, 1), mode="replicate")
+        height, found = x.shape[2], []
+        step = height if self.training else STRIP_PX
+        for top in range(0, height, step):
+            below = min(height, top + step)
+            first, last = max(0, top - 1), min(height, below + 1)  # the stem sees a row more on either side
+            with torch.autocast(x.device.type, enabled=False):
+                y = F.conv2d(padded[:, :, first : last + 2], self.filters, groups=3).clamp_(-4, 4)
+            y = F.pad(y, (1, 1, 1 - (top - first), 1 - (last - below)))
+            conv, *rest = self.stem
+            y = F.conv2d(y, conv.weight, conv.bias, conv.stride)
+            for layer in rest:
+                y = layer(y)
+            found.append(y)
+        return torch.cat(found, 2) if len(found) > 1 else found[0]
 
     def pool(self, parts: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         """(B, P) from the dense outputs of one picture's parts: means, peaks, and what lies where it looks edited."""
@@ -157,7 +187,11 @@ class TaggerNet(nn.Module):
 
     def tags(self, pooled: Tensor) -> Tensor:
         """Logits of the tags, (B, 5)."""
-        return self.head(pooled)
+        return self.tag_head(self.hidden(pooled))
+
+    def methods(self, pooled: Tensor) -> Tensor:
+        """Logits of METHODS, (B, 7), for a picture that was edited in a part."""
+        return self.method_head(self.hidden(pooled))
 
 
 def folded(net: TaggerNet) -> TaggerNet:

@@ -160,6 +160,9 @@ def tagger(build: Build, out: Path | None = None, left_out: str = "") -> None:
 
     values = dict(read_yaml(build.recipes / "tagger.yaml"))
     values |= {"steps": build.tagger_steps} if build.tagger_steps else {}
+    values["faces"] = [*sources(build.faces)]
+    nets = {f"by_{kind}": net for kind, net in build.decoders().items()}
+    values["decoders"] = [[p for p in (net.encoder, net.decoder) if p] for k, net in nets.items() if k != left_out]
     rows = material.all_rows(build.work, build.fake, build.real)
     if left_out in build.real:  # all that was made of its photographs too
         rows = [_of(row, left_out) for row in rows]
@@ -202,7 +205,8 @@ def _train(build: Build, recipe: str, weights: str, out: str, *more: str) -> Non
 
     listed = json.loads((build.out / "rows" / "meta.json").read_text("utf-8"))
     chosen = {
-        split: ",".join(name for name in (split, f"{split}_large") if name in listed) for split in ("train", "val")
+        split: ",".join(name for name in (split, f"{split}_large", f"{split}_drills") if name in listed)
+        for split in ("train", "val")
     }
     if missing := [split for split, names in chosen.items() if not names]:
         raise DataError(f"no conversations of the split {missing[0]}", do="give more photographs, or a larger share")

@@ -45,7 +45,8 @@ def listening(model: Any) -> Iterator[dict[str, Tensor]]:
 
 
 def forward(model: Any, inner: Any, batch: dict[str, Any], eyes: Any) -> tuple[Tensor, Tensor, list[Any]]:
-    """(logits (K, V + 1), targets (K,), [(mask logits (h, w), target (h, w)), ...]) of one batch from one forward.
+    """(logits (K, V + 1), targets (K,), [(mask logits (h, w), target (h, w), logits that the head began with, None for
+    a head that begins with nothing), ...]) of one batch from one forward.
 
     ``model`` may be wrapped for DDP; ``inner`` is the same without that wrapper. ``eyes``: what the head sees with.
     """
@@ -65,7 +66,8 @@ def forward(model: Any, inner: Any, batch: dict[str, Any], eyes: Any) -> tuple[T
         first, boxes = goal["first_tile"], goal["boxes"]
         tokens = heard["tiles"][first : first + len(boxes)] if "tiles" in heard else None
         made = parts.head(seen, seg, tokens, boxes, picture.size)
-        found.append((made, parts.head.wanted(goal["mask"].to(seg.device))))
+        start = parts.head.start(seen).to(made.device) if parts.head.kind == "light" else None
+        found.append((made, parts.head.wanted(goal["mask"].to(seg.device)), start))
     return logits, targets, found
 
 
@@ -76,10 +78,10 @@ def draw(inner: Any, made: Tensor, goal: dict[str, Any]) -> np.ndarray:
     return drawn
 
 
-def pixel_loss(found: Sequence[tuple[Tensor, Tensor]], bce: float, dice: float) -> Tensor | float:
+def pixel_loss(found: Sequence[tuple[Tensor, Tensor, Tensor | None]], bce: float, dice: float) -> Tensor | float:
     """The sum over pictures of ``bce`` * BCE + ``dice`` * Dice; 0.0 for none."""
     total: Tensor | float = 0.0
-    for made, wanted in found:
+    for made, wanted, _ in found:
         p = made.sigmoid()
         overlap = 1 - (2 * (p * wanted).sum() + 1) / (p.sum() + wanted.sum() + 1)
         total = total + bce * F.binary_cross_entropy_with_logits(made, wanted) + dice * overlap
@@ -92,38 +94,47 @@ def untouched(parts: MaskParts) -> Tensor:
 
 
 class PixelScores:
-    """Counts of pixels over pictures, by probability in steps of 1 / STEPS, for pixel F1, IoU and AUC."""
+    """Counts of each picture's pixels, by probability in steps of 1 / STEPS, for pixel F1, IoU and AUC."""
 
     def __init__(self) -> None:
-        self.bins = np.zeros((2, STEPS))  # authentic and edited pixels
+        self.pictures: list[np.ndarray] = []  # (2, STEPS) each: authentic and edited pixels
 
     def add(self, probability: np.ndarray, truth: np.ndarray) -> None:
         """One picture: (H, W) in [0, 1] and its mask, of 0 and 1."""
         at = np.minimum((probability * np.float32(STEPS)).astype(np.int32), STEPS - 1)
-        real = truth.astype(bool)
-        edited = np.bincount(at[real], minlength=STEPS)
-        self.bins += np.bincount(at.ravel(), minlength=STEPS) - edited, edited
+        edited = np.bincount(at[truth.astype(bool)], minlength=STEPS)
+        self.pictures.append(np.stack([np.bincount(at.ravel(), minlength=STEPS) - edited, edited]))
 
     def metrics(self) -> dict[str, float]:
-        """pixel_f1 and pixel_iou over all pixels at the threshold with the best F1, that threshold, and pixel_auc.
+        """Means over the edited pictures, pixel_f1 and pixel_iou, at the pixel_threshold that is best for pixel_value:
+        two parts pixel_f1, one part the share of untouched pictures on which nothing is marked; and pixel_auc, over
+        all pixels.
 
         Every step is tried; of neighbours that are as good the middle one is taken. Empty where nothing is edited.
         """
-        negative, positive = self.bins
-        if not positive.any():
+        if not self.pictures:
             return {}
-        hit, false = (side[::-1].cumsum()[::-1] for side in (positive, negative))  # at or above each step
-        f1 = 2 * hit / (hit + false + positive.sum())
-        first = 1 + int(f1[1:].argmax())
-        last = first
-        while last + 1 < STEPS and f1[last + 1] == f1[first]:
+        bins = np.stack(self.pictures)
+        edited = bins[:, 1].any(1)
+        if not edited.any():
+            return {}
+        false, hit = np.moveaxis(bins[:, :, ::-1].cumsum(2)[:, :, ::-1], 1, 0)  # at or above each step
+        size = bins[edited, 1].sum(1)[:, None]
+        f1 = (2 * hit[edited] / (hit[edited] + false[edited] + size)).mean(0)
+        iou = (hit[edited] / (size + false[edited])).mean(0)
+        empty = (false[~edited] == 0).mean(0) if not edited.all() else f1
+        value = (2 * f1 + empty) / 3
+        first = last = 1 + int(value[1:].argmax())
+        while last + 1 < STEPS and value[last + 1] == value[first]:
             last += 1
         best = (first + last) // 2
+        negative, positive = bins.sum(0)
         below = np.cumsum(negative) - negative / 2
-        pairs = positive.sum() * negative.sum()
+        pairs = float(positive.sum()) * float(negative.sum())
         return {
             "pixel_f1": float(f1[best]),
-            "pixel_iou": float(hit[best] / (positive.sum() + false[best])),
+            "pixel_iou": float(iou[best]),
             "pixel_auc": float((positive * below).sum() / pairs) if pairs else float("nan"),
+            "pixel_value": float(value[best]),
             "pixel_threshold": best / STEPS,
         }

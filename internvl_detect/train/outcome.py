@@ -112,6 +112,8 @@ def write_weights(
         if (parts := parts_of(model)) is not None:
             if scored is not None and "pixel_threshold" in scored.pixels:
                 parts.about["threshold"] = scored.pixels["pixel_threshold"]
+                if parts.head.kind == "light":
+                    parts.head.strength = scored.pixels["mask_strength"]
             save_mask(parts, target)
         return target
     if config.uses_lora:

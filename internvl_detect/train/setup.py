@@ -122,6 +122,8 @@ def mask_parts(config: TrainConfig, loaded: LoadedModel) -> Any:
 
         tagger = DomainTagger.load(config.mask.tagger, device=str(loaded.device))
         head, eyes = LightHead(tagger.channels, width), TaggerEyes(tagger)
+    if parts is not None and parts.head.kind == "light":
+        parts.head.strength = 1.0  # one that was held back on validation learns as a whole
     if parts is not None and (parts.head.kind, parts.head.about) != (kind, head.about):
         raise ConfigError(
             f"the mask head in {config.adapter_path} is {parts.head.kind} {parts.head.about}",
@@ -214,7 +216,7 @@ def workers_of(config: TrainConfig) -> int:
 
 def greater_is_better(config: TrainConfig) -> bool:
     """Whether the chosen metric grows with quality."""
-    return config.eval.metric in ("auc", "balanced_accuracy", "pixel_f1")
+    return config.eval.metric in ("auc", "balanced_accuracy", "pixel_f1", "pixel_value")
 
 
 def memory_advice(config: TrainConfig, error: BaseException) -> ResourceError | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,10 +21,12 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from internvl_detect.data.findings import show
+from internvl_detect.data.forge.finish import jpeg
 from internvl_detect.data.labels import verity
 from internvl_detect.data.manifest import ManifestRow
-from internvl_detect.errors import DataError
+from internvl_detect.errors import DataError, IvdetectError
 from internvl_detect.media.image import open_image
+from internvl_detect.model.tagger_net import METHODS
 from internvl_detect.questions import TAG_SENTENCES
 
 TAGS = tuple(TAG_SENTENCES)
@@ -36,7 +39,10 @@ _KERNELS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resamplin
 
 @dataclass(frozen=True)
 class TagRow:
-    """A picture with its tag and the mask of what was edited, "" where the whole is of one kind or none is known."""
+    """A picture with its tag and the mask of what was edited, "" where the whole is of one kind or none is known.
+
+    ``method`` is one of METHODS, "" for another or an unknown one.
+    """
 
     path: str
     tag: str
@@ -44,6 +50,7 @@ class TagRow:
     group: str = ""
     split: str = ""
     source: str = ""
+    method: str = ""
 
     @property
     def whole(self) -> bool:
@@ -53,12 +60,13 @@ class TagRow:
 
 @dataclass(frozen=True)
 class Crop:
-    """``rgb`` uint8 (S, S, 3); ``tag`` a place in TAGS or -1; ``maps`` float32 (2, S/8, S/8): the share of each cell
-    that is edited, and generated, -1 where it is not known."""
+    """``rgb`` uint8 (S, S, 3); ``tag`` a place in TAGS, ``method`` one in METHODS, -1 where there is none or it is not
+    known; ``maps`` float32 (2, S/8, S/8): the share of each cell that is edited, and generated, -1 likewise."""
 
     rgb: np.ndarray
     tag: int
     maps: np.ndarray
+    method: int
 
 
 def tag_rows(rows: Iterable[ManifestRow], root: Path) -> list[TagRow]:
@@ -75,49 +83,90 @@ def tag_rows(rows: Iterable[ManifestRow], root: Path) -> list[TagRow]:
             found_tag = f"domain tag {show(tag)}" if tag else f"label {show(row.label)} and no domain tag"
             raise DataError(f"{show(row.path)} has the {found_tag}", expected=f"a tag of {', '.join(TAGS)}")
         mask = str(root / row.mask) if row.mask and tag not in ("authentic", "ai_generated") else ""
-        found.append(TagRow(str(root / row.path), tag, mask, row.group, row.split, row.dataset))
+        method = row.generator if row.generator in METHODS and tag != "authentic" else ""
+        found.append(TagRow(str(root / row.path), tag, mask, row.group, row.split, row.dataset, method))
     return found
 
 
+_kept: dict[str, np.ndarray] = {}
+
+
+def keep_decoded(paths: Iterable[str], *, most_bytes: float, threads: int) -> int:
+    """Decode pictures once into the memory of this process, which those that it forks share; the bytes taken.
+
+    Pictures that cannot be read, or have no room left, are decoded, or told, when a crop is cut.
+    """
+    taken = 0
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        for path, rgb in pool.map(_decoded, dict.fromkeys(paths)):
+            if rgb is None or taken + rgb.nbytes > most_bytes:
+                continue
+            _kept[path] = rgb
+            taken += rgb.nbytes
+    return taken
+
+
+def _decoded(path: str) -> tuple[str, np.ndarray | None]:
+    try:
+        return path, np.asarray(open_image(path).rgb)
+    except IvdetectError:
+        return path, None
+
+
 @lru_cache(maxsize=64)
-def _picture(path: str) -> Image.Image:
-    return open_image(path).rgb
+def _read(path: str) -> np.ndarray:
+    return np.asarray(open_image(path).rgb)
 
 
-def _mask(row: TagRow, size: tuple[int, int]) -> np.ndarray | None:
+def pixels(path: str) -> np.ndarray:
+    """The picture as uint8 (H, W, 3), not to be written to. Raises MediaError."""
+    kept = _kept.get(path)
+    return _read(path) if kept is None else kept
+
+
+def _mask(row: TagRow, size_hw: tuple[int, ...]) -> np.ndarray | None:
     if not row.mask:
         return None
-    mask = open_image(row.mask).rgb.convert("L")
-    if mask.size != size:
-        raise DataError(f"{row.mask} is {mask.width}x{mask.height}", expected=f"{size[0]}x{size[1]}, as {row.path}")
-    return np.asarray(mask) >= 128
+    mask = pixels(row.mask)[..., 0]
+    if mask.shape != size_hw:
+        (mh, mw), (h, w) = mask.shape, size_hw
+        raise DataError(f"{row.mask} is {mw}x{mh}", expected=f"{w}x{h}, as {row.path}")
+    return mask >= 128
 
 
 def cut(row: TagRow, size_px: int, rng: np.random.Generator, *, strength: float = 1.0) -> Crop:
     """A crop of ``size_px``, a multiple of 32; smaller pictures are mirrored. ``strength`` scales how often a crop is
     degraded; 0 gives the picture's own pixels. Raises MediaError and DataError for files that cannot be used."""
-    picture = _picture(row.path)
-    mask = _mask(row, picture.size)
+    rgb = pixels(row.path)
+    return crop_of(row, rgb, _mask(row, rgb.shape[:2]), size_px, rng, strength=strength)
+
+
+def crop_of(
+    row: TagRow, rgb: np.ndarray, mask: np.ndarray | None, size_px: int, rng: np.random.Generator, *, strength: float
+) -> Crop:
+    """``cut`` of a picture that is in memory, uint8 (H, W, 3), with its boolean (H, W) mask; ``row`` names its kind."""
+    height, width = rgb.shape[:2]
     factor = float(rng.uniform(0.45, 1.0)) if rng.random() < 0.4 * strength else 1.0
     want = max(size_px, round(size_px / factor))
-    want = min(want, max(size_px, min(picture.size)))
-    x, y = _corner(picture.size, want, mask, rng)
-    box = (x, y, x + want, y + want)
-    rgb, inside = np.asarray(picture.crop(box)), None
-    h, w = min(want, picture.height - y), min(want, picture.width - x)
-    rgb = np.pad(rgb[:h, :w], ((0, want - h), (0, want - w), (0, 0)), mode="symmetric")
-    if mask is not None:
-        inside = np.pad(mask[y : y + h, x : x + w], ((0, want - h), (0, want - w)), mode="symmetric")
+    want = min(want, max(size_px, min(width, height)))
+    x, y = _corner((width, height), want, mask, rng)
+    h, w = min(want, height - y), min(want, width - x)
+    pad = ((0, want - h), (0, want - w))
+    crop = np.pad(rgb[y : y + h, x : x + w], (*pad, (0, 0)), mode="symmetric")
+    inside = None if mask is None else np.pad(mask[y : y + h, x : x + w], pad, mode="symmetric")
+    if rng.random() < 0.35 * strength:  # as what was posted before, so that no grid of a compression tells a class
+        crop = jpeg(crop, quality=int(rng.integers(60, 99)), subsampling=int(rng.choice([0, 2])))
     if want != size_px:
         kernel = _KERNELS[int(rng.integers(len(_KERNELS)))]
-        rgb = np.asarray(Image.fromarray(rgb).resize((size_px, size_px), kernel))
+        crop = np.asarray(Image.fromarray(crop).resize((size_px, size_px), kernel))
         if inside is not None:
             small = Image.fromarray(inside.astype(np.uint8) * 255).resize((size_px, size_px), Image.Resampling.BOX)
             inside = np.asarray(small) >= 128
     if rng.random() < 0.5 * min(1.0, strength):
-        rgb, inside = rgb[:, ::-1], None if inside is None else inside[:, ::-1]
+        crop, inside = crop[:, ::-1], None if inside is None else inside[:, ::-1]
     tag, maps = _truth(row, inside, size_px)
-    return Crop(degraded(rgb, rng, strength), tag, maps)
+    method = METHODS.index(row.method) if row.method in METHODS and tag > 0 else -1
+    return Crop(degraded(crop, rng, strength), tag, maps, method)
 
 
 def _corner(size: tuple[int, int], want: int, mask: np.ndarray | None, rng: np.random.Generator) -> tuple[int, int]:

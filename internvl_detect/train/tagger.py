@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,17 +27,23 @@ from internvl_detect.data.jsonl import atomically
 from internvl_detect.errors import CheckpointError, ConfigError, DataError, IvdetectError
 from internvl_detect.model.domain_tag import read_net
 from internvl_detect.model.tagger_net import Shape, TaggerNet
-from internvl_detect.train.tag_data import TAGS, TagRow, cut
+from internvl_detect.train.fresh_edits import Drawn, FreshEdits
+from internvl_detect.train.rebuild import Rebuilder
+from internvl_detect.train.tag_data import TAGS, Crop, TagRow, cut, keep_decoded
 
 CHECKPOINT = "checkpoint.safetensors"
-HARMLESS = ("workers", "save_every")  # settings that change no weight
+HARMLESS = ("workers", "save_every", "memory_gb")  # settings that change no weight
 
 
 @dataclass(frozen=True)
 class TagTraining:
     """``batch`` crops a step, of one of ``sizes_px``; ``shares`` of the tags in a batch where rows of all are there;
-    ``map_weight`` multiplies the maps' loss. ``lr`` rises over the first 3 % of steps and falls as a cosine to 0.
-    ``strength`` scales how often a crop is resized, blurred, made noisy and compressed: 0 never, 1 mostly."""
+    ``map_weight`` multiplies the maps' loss, ``method_weight`` that of how a part was edited. ``lr`` rises over the
+    first 3 % of steps and falls as a cosine to 0. ``strength`` scales how often a crop is resized, blurred, made noisy
+    and compressed: 0 never, 1 mostly. ``repeats`` updates are made of each batch, turned and mirrored, where making
+    batches takes longer than learning from them. ``fresh`` is the share of each tag's crops that are made of
+    photographs as they are drawn (``fresh_edits``): ``faces`` are the sources of faces to swap, ``decoders`` the files
+    of each autoencoder that rebuilds. Up to ``memory_gb`` of pictures are kept decoded."""
 
     steps: int = 2000
     batch: int = 32
@@ -47,31 +52,44 @@ class TagTraining:
     lr: float = 2e-3
     weight_decay: float = 0.02
     map_weight: float = 1.0
+    method_weight: float = 0.3
     strength: float = 1.0
+    repeats: int = 1
+    fresh: tuple[float, ...] = (0.0,) * len(TAGS)
+    faces: tuple[str, ...] = ()
+    decoders: tuple[tuple[str, ...], ...] = ()
     seed: int = 0
     workers: int = 1
     save_every: int = 200
+    memory_gb: float = 0.0
     shape: Shape = Shape()
 
 
-class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Step -> (uint8 (B, S, S, 3), tags (B,), maps (B, 2, S/8, S/8)). A row that cannot be read is drawn again."""
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Batches(Dataset[Batch]):
+    """Step -> (uint8 (B, S, S, 3), tags (B,), maps (B, 2, S/8, S/8), methods (B,)). A row that cannot be read is drawn
+    again."""
 
     def __init__(self, rows: Sequence[TagRow], how: TagTraining, first: int = 0) -> None:
         self.how, self.first = how, first
-        self.sources: dict[str, dict[str, list[TagRow]]] = {}
+        sources: dict[str, dict[str, list[TagRow]]] = {}
         for row in rows:
-            self.sources.setdefault(row.tag, {}).setdefault(row.source, []).append(row)
-        if "authentic" not in self.sources or len(self.sources) < 2:
-            raise DataError(f"rows of {', '.join(self.sources) or 'no tag'}", expected="authentic ones and fakes")
-        self.tags = [tag for tag in TAGS if tag in self.sources]
+            sources.setdefault(row.tag, {}).setdefault(row.source, []).append(row)
+        if "authentic" not in sources or len(sources) < 2:
+            raise DataError(f"rows of {', '.join(sources) or 'no tag'}", expected="authentic ones and fakes")
+        self.rows = {tag: Drawn(parts) for tag, parts in sources.items()}
+        rebuilders = [Rebuilder(*one).checked() for one in how.decoders]
+        self.fresh = FreshEdits(rows if any(how.fresh) else (), faces=how.faces, rebuilders=rebuilders)
+        self.tags = [tag for tag in TAGS if tag in sources or tag in self.fresh.methods]
         weights = np.array([how.shares[TAGS.index(tag)] for tag in self.tags])
         self.weights = weights / weights.sum()
 
     def __len__(self) -> int:
         return self.how.steps - self.first
 
-    def __getitem__(self, at: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, at: int) -> Batch:
         step = self.first + at
         rng = np.random.default_rng([self.how.seed, step])
         size = int(rng.choice(self.how.sizes_px))
@@ -79,29 +97,31 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         for _ in range(max(2, round(self.how.batch * (self.how.sizes_px[0] / size) ** 0.5))):
             crops.append(self._crop(size, rng))
         rgb, maps = (torch.from_numpy(np.stack([getattr(c, k) for c in crops])) for k in ("rgb", "maps"))
-        return rgb, torch.tensor([c.tag for c in crops]), maps
+        tags, methods = (torch.tensor([getattr(c, k) for c in crops]) for k in ("tag", "method"))
+        return rgb, tags, maps, methods
 
-    def _crop(self, size: int, rng: np.random.Generator) -> Any:
+    def _crop(self, size: int, rng: np.random.Generator) -> Crop:
         for _ in range(20):
             tag = self.tags[int(rng.choice(len(self.tags), p=self.weights))]
-            names = sorted(self.sources[tag])
-            rows = self.sources[tag][names[int(rng.integers(len(names)))]]
             try:
-                return cut(rows[int(rng.integers(len(rows)))], size, rng, strength=self.how.strength)
+                if tag in self.fresh.methods and (
+                    tag not in self.rows or rng.random() < self.how.fresh[TAGS.index(tag)]
+                ):
+                    return self.fresh.crop(tag, size, rng, strength=self.how.strength)
+                return cut(self.rows[tag](rng), size, rng, strength=self.how.strength)
             except IvdetectError as error:
                 problem = error
         raise DataError(f"twenty pictures in a row could not be used; the last: {problem}")
 
 
-def tagger_loss(net: TaggerNet, rgb: Tensor, tags: Tensor, maps: Tensor, map_weight: float) -> tuple[Tensor, Tensor]:
-    """(loss, its share of the maps) of a batch of uint8 (B, S, S, 3) crops."""
+def tagger_loss(net: TaggerNet, batch: Batch, how: TagTraining) -> Tensor:
+    """The loss of a batch of ``Batches``, on the network's device."""
+    rgb, tags, maps, methods = batch
     x = rgb.permute(0, 3, 1, 2).float().div(255).contiguous(memory_format=torch.channels_last)
     seen = net(x)
-    logits, found = net.tags(seen.pooled.float()), seen.maps.float()
-    known = tags >= 0
-    tag_loss = (
-        F.cross_entropy(logits[known], tags[known], label_smoothing=0.02) if bool(known.any()) else logits.sum() * 0
-    )
+    pooled, found = seen.pooled.float(), seen.maps.float()
+    tag_loss = _cross_entropy(net.tags(pooled), tags)
+    method_loss = _cross_entropy(net.methods(pooled), methods)
     where = maps >= 0
     bce = F.binary_cross_entropy_with_logits(found, maps.clamp_min(0), reduction="none")
     bce = (bce * where).sum() / where.sum().clamp_min(1)
@@ -109,7 +129,21 @@ def tagger_loss(net: TaggerNet, rgb: Tensor, tags: Tensor, maps: Tensor, map_wei
     share, truth = found[edited, 0].sigmoid().flatten(1), maps[edited, 0].flatten(1)
     dice = 1 - (2 * (share * truth).sum(1) + 1) / (share.sum(1) + truth.sum(1) + 1)
     map_loss = bce + 0.5 * (dice.mean() if len(dice) else found.sum() * 0)
-    return tag_loss + map_weight * map_loss, map_loss.detach()
+    return tag_loss + how.map_weight * map_loss + how.method_weight * method_loss
+
+
+def turned(batch: Batch, way: int) -> Batch:
+    """The batch in one of the other seven ways to turn and mirror a square."""
+    rgb, tags, maps, methods = batch
+    k, mirrored = divmod(1 + way % 7, 2)
+    rgb, maps = rgb.rot90(k, (1, 2)), maps.rot90(k, (2, 3))
+    return (rgb.flip(2), tags, maps.flip(3), methods) if mirrored else (rgb, tags, maps, methods)
+
+
+def _cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Over those that are known, not -1; 0 where none is."""
+    each = F.cross_entropy(logits, wanted, label_smoothing=0.02, ignore_index=-1, reduction="sum")
+    return each / (wanted >= 0).sum().clamp_min(1)
 
 
 def train_tagger(
@@ -138,22 +172,27 @@ def train_tagger(
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.lr, weight_decay=how.weight_decay)
     first = _restore(folder / CHECKPOINT, net, optimiser, about)
     net.train()
+    if how.memory_gb:
+        paths = (path for row in rows for path in (row.path, row.mask) if path)
+        keep_decoded(paths, most_bytes=how.memory_gb * 1e9, threads=how.workers)
     batches = Batches(rows, how, first)
     loader = DataLoader(batches, batch_size=None, num_workers=how.workers, pin_memory=device != "cpu")
     losses: list[float] = []
     half = torch.autocast(torch.device(device).type, torch.bfloat16)
-    for at, (rgb, tags, maps) in enumerate(loader):
+    for at, batch in enumerate(loader):
         step = first + at
         rate = how.lr * min(1.0, (step + 1) / max(1, 0.03 * how.steps)) * (1 + math.cos(math.pi * step / how.steps)) / 2
         for group in optimiser.param_groups:
             group["lr"] = rate
         torch.manual_seed(how.seed * 1_000_003 + step)  # dropout draws the same after a restart
-        with half:
-            loss, _ = tagger_loss(net, rgb.to(device), tags.to(device), maps.to(device), how.map_weight)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
-        optimiser.step()
+        on_device = tuple(each.to(device, non_blocking=True) for each in batch)
+        for turn in range(how.repeats):
+            with half:
+                loss = tagger_loss(net, turned(on_device, step + 3 * turn) if turn else on_device, how)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+            optimiser.step()
         if step % 10 == 0:
             losses = [*losses[-19:], float(loss.detach())]
             if not math.isfinite(losses[-1]):

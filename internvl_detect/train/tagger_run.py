@@ -43,9 +43,11 @@ def recipe_of(values: Mapping[str, Any]) -> TagTraining:
         if "shape" in given:
             shape = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(given["shape"]).items()}
             given["shape"] = Shape(**shape)
-        for key in ("sizes_px", "shares"):
+        for key in ("sizes_px", "shares", "fresh", "faces"):
             if key in given:
                 given[key] = tuple(given[key])
+        if "decoders" in given:
+            given["decoders"] = tuple((one,) if isinstance(one, str) else tuple(one) for one in given["decoders"])
         how = TagTraining(**given)
         if problem := _problem(how):
             raise ValueError(problem)
@@ -63,8 +65,8 @@ def _problem(how: TagTraining) -> str:
     def number(value: Any) -> bool:
         return type(value) in (int, float) and math.isfinite(value)
 
-    if not all(whole(n, 1) for n in (how.steps, how.batch, how.save_every)):
-        return "steps, batch and save_every are whole numbers from 1"
+    if not all(whole(n, 1) for n in (how.steps, how.batch, how.repeats, how.save_every)):
+        return "steps, batch, repeats and save_every are whole numbers from 1"
     if not how.sizes_px or not all(whole(n, 32) and n % 32 == 0 for n in how.sizes_px):
         return "sizes_px are multiples of 32"
     if not whole(how.seed, 0) or not whole(how.workers, 0) or how.workers > 256:
@@ -73,10 +75,14 @@ def _problem(how: TagTraining) -> str:
         return "shares are five numbers above 0"
     if not number(how.lr) or not 0 < how.lr < 1:
         return "lr is a number above 0 and under 1"
-    if not all(number(n) and n >= 0 for n in (how.weight_decay, how.map_weight)):
-        return "weight_decay and map_weight are numbers from 0"
-    if not number(how.strength) or not 0 <= how.strength <= 1:
-        return "strength is a number from 0 to 1"
+    if not all(number(n) and n >= 0 for n in (how.weight_decay, how.map_weight, how.method_weight, how.memory_gb)):
+        return "weight_decay, map_weight, method_weight and memory_gb are numbers from 0"
+    if len(how.fresh) != len(TAGS) or not all(number(n) and 0 <= n <= 1 for n in (how.strength, *how.fresh)):
+        return "strength and the five shares of fresh are numbers from 0 to 1"
+    if not all(type(name) is str for name in how.faces):
+        return "faces are names of sources"
+    if not all(len(one) in (1, 2) and all(type(path) is str for path in one) for one in how.decoders):
+        return "decoders are files, or pairs of an encoder and a decoder"
     return ""
 
 

@@ -63,6 +63,9 @@ def validation_rows(
     return Rows(corpus, encoding, plan, augment=False, on_broken=on_broken, skipped_file=skipped_file)
 
 
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of a head that moves a map: see model.mask
+
+
 class Validator:
     """Scores the rows of a validation set with whatever model it is given."""
 
@@ -92,7 +95,7 @@ class Validator:
         model.eval()
         found: list[torch.Tensor] = []
         loss, tokens = 0.0, 0
-        drawn = PixelScores()
+        drawn: dict[float, PixelScores] = {}
         with torch.no_grad():
             feed = iter(loader)
             for turn in range(rounds):
@@ -104,8 +107,11 @@ class Validator:
                     logits, targets = answer_logits(model, batch)
                 else:
                     logits, targets, made = forward(model, inner, batch, self.eyes)
-                    for (logits_of, _), goal in zip(made, batch.get("masks", ()), strict=True):
-                        drawn.add(draw(inner, logits_of, goal), goal["mask"].numpy())
+                    for (logits_of, _, start), goal in zip(made, batch.get("masks", ()), strict=True):
+                        for part in STRENGTHS if start is not None else (1.0,):
+                            mixed = logits_of if start is None else start + part * (logits_of - start)
+                            scores = drawn.setdefault(part, PixelScores())
+                            scores.add(draw(inner, mixed, goal), goal["mask"].numpy())
                 if turn >= len(mine):
                     continue
                 loss += float(F.cross_entropy(logits, targets, reduction="sum"))
@@ -132,12 +138,17 @@ def raise_broken(batch: dict[str, Any]) -> None:
     raise DataError(found, expected=expected, do=do or "correct the row, or --set on_broken=skip")
 
 
-def _pixels(drawn: PixelScores, world: int) -> dict[str, float]:
+def _pixels(drawn: dict[float, PixelScores], world: int) -> dict[str, float]:
+    """The figures at the strength of the head that is best for ``pixel_value``, of equals the least."""
     if world > 1:
-        parts: list[Any] = [None] * world
-        torch.distributed.all_gather_object(parts, drawn.bins)
-        drawn.bins = sum(parts)
-    return drawn.metrics()
+        every: list[Any] = [None] * world
+        torch.distributed.all_gather_object(every, {part: scores.pictures for part, scores in drawn.items()})
+        drawn = {}
+        for part, pictures in ((k, v) for one in every for k, v in one.items()):
+            drawn.setdefault(part, PixelScores()).pictures += pictures
+    found = [{**scores.metrics(), "mask_strength": part} for part, scores in sorted(drawn.items())]
+    found = [one for one in found if "pixel_value" in one]
+    return max(found, key=lambda one: one["pixel_value"]) if found else {}
 
 
 def _grouped(sizes: list[int]) -> list[list[int]]:

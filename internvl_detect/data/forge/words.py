@@ -78,16 +78,19 @@ class Facts:
 
 
 def place_of(mask: np.ndarray) -> str:
-    """Where the boolean (H, W) mask lies: one of the nine fields in PLACES, by its centre of mass."""
+    """Where the (H, W) mask, boolean or of weights, lies: one of the nine fields in PLACES, by its centre of mass."""
     ys, xs = np.nonzero(mask)
-    row = min(2, int(3 * ys.mean() / mask.shape[0]))
-    column = min(2, int(3 * xs.mean() / mask.shape[1]))
+    weights = mask[ys, xs].astype(np.float64)
+    row = min(2, int(3 * np.average(ys + 0.5, weights=weights) / mask.shape[0]))
+    column = min(2, int(3 * np.average(xs + 0.5, weights=weights) / mask.shape[1]))
     return PLACES[3 * row + column]
 
 
 def place_seen(cells: np.ndarray) -> str:
-    """The same of the cells that a tagger's map marks; "" where they are fewer than ``LEAST_CELLS``."""
-    return place_of(cells) if np.count_nonzero(cells) >= LEAST_CELLS else ""
+    """The same of a tagger's map (h, w), whatever a gate made of it, its cells weighing by the fourth power; "" where
+    fewer than ``LEAST_CELLS`` are at least half as suspicious as the most suspicious one."""
+    share = cells / max(float(cells.max(initial=0.0)), 1e-9)
+    return place_of(share**4) if np.count_nonzero(share >= 0.5) >= LEAST_CELLS else ""
 
 
 def words_of(record: dict[str, Any], rng: np.random.Generator) -> str:
