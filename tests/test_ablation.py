@@ -59,6 +59,11 @@ def test_a_network_that_sees_residuals_alone_is_blind_to_brightness_and_one_of_c
     shifted = x + 0.25
     assert torch.allclose(deep["residuals alone"](x)[2], deep["residuals alone"](shifted)[2], atol=1e-4)
     assert not torch.allclose(deep["colours alone"](x)[2], deep["colours alone"](shifted)[2], atol=1e-4)
+    net = folded(ablation.network(ablation.VARIANTS["colours alone"]))
+    before = net.dense(x)[2]
+    with torch.no_grad():
+        net.stem[0].weight[:, list(ablation.RESIDUALS)] += 1  # whatever would be made of residuals
+    assert torch.equal(net.dense(x)[2], before)
     grain = torch.where(torch.arange(64) % 2 == 0, 0.01, -0.01).expand(1, 3, 64, 64)  # in the residuals alone
     assert not torch.allclose(deep["residuals alone"](x)[2], deep["residuals alone"](x + grain)[2], atol=1e-4)
     weights = [ablation.network(v).stem[0].weight for v in ablation.VARIANTS.values()]

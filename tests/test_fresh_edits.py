@@ -7,8 +7,8 @@ from PIL import Image
 
 from internvl_detect.model.tagger_net import METHODS
 from internvl_detect.train import tag_data
-from internvl_detect.train.fresh_edits import Drawn, FreshEdits, worn
-from internvl_detect.train.tag_data import TAGS, TagRow, keep_decoded
+from internvl_detect.train.fresh_edits import WORN, Drawn, FreshEdits
+from internvl_detect.train.tag_data import TAGS, TagRow, keep_decoded, worn
 from internvl_detect.train.tagger import Batches, TagTraining, turned
 
 pytest.importorskip("cv2")
@@ -80,7 +80,7 @@ def test_a_source_weighs_as_the_root_of_what_it_has():
 
 def test_what_was_compressed_keeps_its_size_and_most_of_its_look():
     rgb = np.asarray(scene(1))
-    found = [worn(rgb, np.random.default_rng(i)) for i in range(8)]
+    found = [worn(rgb, np.random.default_rng(i), WORN) for i in range(8)]
     assert any(np.array_equal(f, rgb) for f in found) and not all(np.array_equal(f, rgb) for f in found)
     assert all(f.shape == rgb.shape and np.abs(f.astype(int) - rgb).mean() < 16 for f in found)
 

@@ -29,10 +29,10 @@ LEAST_PX = 32  # augment makes no side shorter than this by cropping or shrinkin
 MOST_PIXELS = 50_000_000  # nor a picture larger by growing
 
 
-def jpeg(rgb: PILImage.Image, *, quality: int) -> PILImage.Image:
-    """Compress as JPEG (quality 1 to 100, 4:2:0) and decode again."""
+def jpeg(rgb: PILImage.Image, *, quality: int, subsampling: int = 2) -> PILImage.Image:
+    """Compress as JPEG (quality 1 to 100; ``subsampling`` 2 is 4:2:0, 0 is 4:4:4) and decode again."""
     _within("quality", quality, 1, 100)
-    return _round_trip(rgb, "JPEG", quality=int(quality), subsampling=2)
+    return _round_trip(rgb, "JPEG", quality=int(quality), subsampling=subsampling)
 
 
 def webp(rgb: PILImage.Image, *, quality: int) -> PILImage.Image:

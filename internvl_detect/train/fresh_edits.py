@@ -16,10 +16,9 @@ import numpy as np
 from PIL import Image
 
 from internvl_detect.data.forge.edits import Rebuild
-from internvl_detect.data.forge.finish import jpeg
 from internvl_detect.data.forge.methods import METHODS, forge
 from internvl_detect.data.forge.opencv import need_cv2
-from internvl_detect.train.tag_data import Crop, TagRow, crop_of, pixels
+from internvl_detect.train.tag_data import Crop, TagRow, crop_of, pixels, worn
 
 LEAST_PX = 128  # shorter side of a window
 SHRINK = 0.9  # a photograph is made smaller by this or more, which blurs the grid of its own compression
@@ -64,7 +63,7 @@ class FreshEdits:
 
     def _made(self, method: str, size_px: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
         if method == "face_swap":
-            rgb, donor = (worn(pixels(self.faces(rng).path), rng) for _ in range(2))
+            rgb, donor = (worn(pixels(self.faces(rng).path), rng, WORN) for _ in range(2))
             return forge(rgb, method, rng, donor=donor)[:2]
         rgb = self._window(size_px, rng)
         if not method:
@@ -85,7 +84,7 @@ class FreshEdits:
         y, x = (int(rng.integers(n - k + 1)) for n, k in zip(rgb.shape[:2], want, strict=True))
         to = (max(LEAST_PX, round(want[1] * scale)), max(LEAST_PX, round(want[0] * scale)))
         part = Image.fromarray(rgb[y : y + want[0], x : x + want[1]])
-        return worn(np.asarray(part.resize(to, Image.Resampling.LANCZOS)), rng)
+        return worn(np.asarray(part.resize(to, Image.Resampling.LANCZOS)), rng, WORN)
 
 
 class Drawn:
@@ -102,10 +101,3 @@ class Drawn:
     def __call__(self, rng: np.random.Generator) -> TagRow:
         part = self.parts[min(int(np.searchsorted(self.edges, rng.random())), len(self.parts) - 1)]
         return part[int(rng.integers(len(part)))]
-
-
-def worn(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same, in a part of the cases after a compression."""
-    if rng.random() >= WORN:
-        return rgb
-    return jpeg(rgb, quality=int(rng.integers(60, 99)), subsampling=int(rng.choice([0, 2])))

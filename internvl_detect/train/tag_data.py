@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from internvl_detect.data.findings import show
-from internvl_detect.data.forge.finish import jpeg
 from internvl_detect.data.labels import verity
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.errors import DataError, IvdetectError
+from internvl_detect.media.degrade import jpeg
 from internvl_detect.media.image import open_image
 from internvl_detect.model.tagger_net import METHODS
 from internvl_detect.questions import TAG_SENTENCES
@@ -33,6 +33,7 @@ TAGS = tuple(TAG_SENTENCES)
 CELL_PX = 8
 SLIVER = 0.004  # share of a crop that is edited below which the crop has no tag
 UNKNOWN = -1.0
+AT_ONCE = 256  # pictures decoded before it is seen whether there is room for more
 _OF_LABEL = {"real": "authentic", "ai_generated": "ai_generated", "deepfake": "deepfake", "tampered": "photoshop"}
 _KERNELS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BOX)
 
@@ -96,26 +97,32 @@ def keep_decoded(paths: Iterable[str], *, most_bytes: float, threads: int) -> in
 
     Pictures that cannot be read, or have no room left, are decoded, or told, when a crop is cut.
     """
-    taken = 0
+    _kept.clear()
+    taken, left = 0, list(dict.fromkeys(paths))
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        for path, rgb in pool.map(_decoded, dict.fromkeys(paths)):
-            if rgb is None or taken + rgb.nbytes > most_bytes:
-                continue
-            _kept[path] = rgb
-            taken += rgb.nbytes
+        for at in range(0, len(left), AT_ONCE):
+            for path, rgb in pool.map(_or_none, left[at : at + AT_ONCE]):
+                if rgb is None:
+                    continue
+                if taken + rgb.nbytes > most_bytes:
+                    return taken
+                _kept[path] = rgb
+                taken += rgb.nbytes
     return taken
 
 
-def _decoded(path: str) -> tuple[str, np.ndarray | None]:
+def _decoded(path: str) -> np.ndarray:
+    return np.asarray(open_image(path).rgb)
+
+
+def _or_none(path: str) -> tuple[str, np.ndarray | None]:
     try:
-        return path, np.asarray(open_image(path).rgb)
+        return path, _decoded(path)
     except IvdetectError:
         return path, None
 
 
-@lru_cache(maxsize=64)
-def _read(path: str) -> np.ndarray:
-    return np.asarray(open_image(path).rgb)
+_read = lru_cache(maxsize=64)(_decoded)
 
 
 def pixels(path: str) -> np.ndarray:
@@ -154,8 +161,7 @@ def crop_of(
     pad = ((0, want - h), (0, want - w))
     crop = np.pad(rgb[y : y + h, x : x + w], (*pad, (0, 0)), mode="symmetric")
     inside = None if mask is None else np.pad(mask[y : y + h, x : x + w], pad, mode="symmetric")
-    if rng.random() < 0.35 * strength:  # as what was posted before, so that no grid of a compression tells a class
-        crop = jpeg(crop, quality=int(rng.integers(60, 99)), subsampling=int(rng.choice([0, 2])))
+    crop = worn(crop, rng, 0.35 * strength)  # so that no grid of a compression tells a class
     if want != size_px:
         kernel = _KERNELS[int(rng.integers(len(_KERNELS)))]
         crop = np.asarray(Image.fromarray(crop).resize((size_px, size_px), kernel))
@@ -196,6 +202,14 @@ def _truth(row: TagRow, inside: np.ndarray | None, size_px: int) -> tuple[int, n
     share = float(inside.mean())
     tag = TAGS.index("authentic") if not share else -1 if share < SLIVER else TAGS.index(row.tag)
     return tag, maps
+
+
+def worn(rgb: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
+    """The same, in a ``share`` of the cases after a compression, as what was posted before."""
+    if rng.random() >= share:
+        return rgb
+    picture = Image.fromarray(np.ascontiguousarray(rgb))
+    return np.asarray(jpeg(picture, quality=int(rng.integers(60, 99)), subsampling=int(rng.choice([0, 2]))))
 
 
 def degraded(rgb: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:

@@ -142,10 +142,10 @@ def _pixels(drawn: dict[float, PixelScores], world: int) -> dict[str, float]:
     """The figures at the strength of the head that is best for ``pixel_value``, of equals the least."""
     if world > 1:
         every: list[Any] = [None] * world
-        torch.distributed.all_gather_object(every, {part: scores.pictures for part, scores in drawn.items()})
+        torch.distributed.all_gather_object(every, drawn)
         drawn = {}
-        for part, pictures in ((k, v) for one in every for k, v in one.items()):
-            drawn.setdefault(part, PixelScores()).pictures += pictures
+        for part, scores in ((k, v) for one in every for k, v in one.items()):
+            drawn[part] = drawn.get(part, PixelScores()) + scores
     found = [{**scores.metrics(), "mask_strength": part} for part, scores in sorted(drawn.items())]
     found = [one for one in found if "pixel_value" in one]
     return max(found, key=lambda one: one["pixel_value"]) if found else {}

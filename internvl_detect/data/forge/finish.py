@@ -89,11 +89,3 @@ class Finish:
     def to_dict(self) -> dict[str, Any]:
         """The draw as plain values, for the row that it made."""
         return asdict(self)
-
-
-def jpeg(rgb: Array, *, quality: int, subsampling: int) -> Array:
-    """The (H, W, 3) uint8 picture after one compression. ``subsampling``: as of ``Finish``."""
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(rgb)).save(file, "JPEG", quality=quality, subsampling=subsampling)
-    with Image.open(file, formats=["JPEG"]) as picture:
-        return np.asarray(picture)
