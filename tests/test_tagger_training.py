@@ -45,8 +45,10 @@ def test_it_learns_what_is_easy_to_see_and_where_it_is(rows, tmp_path):
     assert inside > outside + 0.2
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_weights(rows, tmp_path):
-    whole = train_tagger(rows, tmp_path / "whole", HOW)
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(rows, tmp_path, average):
+    how = dataclasses.replace(HOW, average=average)
+    whole = train_tagger(rows, tmp_path / "whole", how)
 
     class Killed(Exception):
         pass
@@ -55,12 +57,25 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(rows, tmp_path):
         raise Killed
 
     with pytest.raises(Killed):  # told at step 50, after the checkpoint of step 40
-        train_tagger(rows, tmp_path / "cut", HOW, progress=kill)
+        train_tagger(rows, tmp_path / "cut", how, progress=kill)
     told: list[int] = []
-    again = train_tagger(rows, tmp_path / "cut", HOW, progress=lambda step, loss: told.append(step))
+    again = train_tagger(rows, tmp_path / "cut", how, progress=lambda step, loss: told.append(step))
     assert told == [50]
     for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_the_mean_of_the_weights_stays_behind_the_last_ones(rows, tmp_path):
+    how = dataclasses.replace(HOW, steps=30)
+    first, last, mean = (
+        torch.cat([p.detach().flatten() for p in net.parameters()])
+        for net in (
+            train_tagger(rows, tmp_path / "first", dataclasses.replace(how, lr=0.0)),
+            train_tagger(rows, tmp_path / "last", how),
+            train_tagger(rows, tmp_path / "mean", dataclasses.replace(how, average=0.95)),
+        )
+    )
+    assert 0 < (mean - first).norm() < (last - first).norm()
 
 
 def test_other_settings_are_refused_by_name_and_ones_that_change_no_weight_are_not(rows, tmp_path):

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from internvl_detect.data.jsonl import atomically
@@ -41,9 +42,10 @@ class TagTraining:
     ``map_weight`` multiplies the maps' loss, ``method_weight`` that of how a part was edited. ``lr`` rises over the
     first 3 % of steps and falls as a cosine to 0. ``strength`` scales how often a crop is resized, blurred, made noisy
     and compressed: 0 never, 1 mostly. ``repeats`` updates are made of each batch, turned and mirrored, where making
-    batches takes longer than learning from them. ``fresh`` is the share of each tag's crops that are made of
-    photographs as they are drawn (``fresh_edits``): ``faces`` are the sources of faces to swap, ``decoders`` the files
-    of each autoencoder that rebuilds. Up to ``memory_gb`` of pictures are kept decoded."""
+    batches takes longer than learning from them. The weights that come of it are the running mean of those after each
+    update, which keeps ``average`` of itself; 0 takes the last ones. ``fresh`` is the share of each tag's crops that
+    are made of photographs as they are drawn (``fresh_edits``): ``faces`` are the sources of faces to swap,
+    ``decoders`` the files of each autoencoder that rebuilds. Up to ``memory_gb`` of pictures are kept decoded."""
 
     steps: int = 2000
     batch: int = 32
@@ -55,6 +57,7 @@ class TagTraining:
     method_weight: float = 0.3
     strength: float = 1.0
     repeats: int = 1
+    average: float = 0.0
     fresh: tuple[float, ...] = (0.0,) * len(TAGS)
     faces: tuple[str, ...] = ()
     decoders: tuple[tuple[str, ...], ...] = ()
@@ -170,7 +173,8 @@ def train_tagger(
     about = _about(rows, how, net if start is not None else None)
     net = net.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.lr, weight_decay=how.weight_decay)
-    first = _restore(folder / CHECKPOINT, net, optimiser, about)
+    mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(how.average), use_buffers=True) if how.average else None
+    first = _restore(folder / CHECKPOINT, net, mean, optimiser, about)
     net.train()
     if how.memory_gb:
         paths = (path for row in rows for path in (row.path, row.mask) if path)
@@ -193,6 +197,8 @@ def train_tagger(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
             optimiser.step()
+            if mean is not None:
+                mean.update_parameters(net)
         if step % 10 == 0:
             losses = [*losses[-19:], float(loss.detach())]
             if not math.isfinite(losses[-1]):
@@ -200,8 +206,8 @@ def train_tagger(
         if progress is not None and (step + 1) % 50 == 0:
             progress(step + 1, sum(losses) / len(losses))
         if (step + 1) % how.save_every == 0 or step + 1 == how.steps:
-            _store(folder / CHECKPOINT, net, optimiser, {**about, "step": str(step + 1)})
-    return net.eval()
+            _store(folder / CHECKPOINT, net, mean, optimiser, {**about, "step": str(step + 1)})
+    return (net if mean is None else mean.module).eval()
 
 
 def _about(rows: Sequence[TagRow], how: TagTraining, start: TaggerNet | None) -> dict[str, str]:
@@ -213,15 +219,28 @@ def _about(rows: Sequence[TagRow], how: TagTraining, start: TaggerNet | None) ->
     return said
 
 
-def _store(path: Path, net: TaggerNet, optimiser: torch.optim.Optimizer, about: dict[str, str]) -> None:
+def _store(
+    path: Path,
+    net: TaggerNet,
+    mean: AveragedModel | None,
+    optimiser: torch.optim.Optimizer,
+    about: dict[str, str],
+) -> None:
     tensors = {f"net.{k}": v.contiguous() for k, v in net.state_dict().items()}
+    tensors |= {f"mean.{k}": v.contiguous() for k, v in mean.state_dict().items()} if mean is not None else {}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{number}.{k}": v.contiguous() for k, v in state.items()}
     with atomically(path) as file:
         file.write(save(tensors, metadata=about))
 
 
-def _restore(path: Path, net: TaggerNet, optimiser: torch.optim.Optimizer, about: dict[str, str]) -> int:
+def _restore(
+    path: Path,
+    net: TaggerNet,
+    mean: AveragedModel | None,
+    optimiser: torch.optim.Optimizer,
+    about: dict[str, str],
+) -> int:
     """The step to go on from: 0 where there is no checkpoint."""
     if not path.is_file():
         return 0
@@ -236,6 +255,8 @@ def _restore(path: Path, net: TaggerNet, optimiser: torch.optim.Optimizer, about
             )
         tensors = load_file(str(path))
         net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
+        if mean is not None:
+            mean.load_state_dict({k.removeprefix("mean."): v for k, v in tensors.items() if k.startswith("mean.")})
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("adam."):
