@@ -119,8 +119,16 @@ class DomainTagger:
         parts = self._parts(picture)
         return self._tagged(picture, parts), self._laid(picture, parts, lambda part: part[1][0])
 
+    @torch.inference_mode()
+    def pooled(self, picture: Image.Image) -> np.ndarray:
+        """What the tags follow from: float32 (P,), means and peaks over the whole picture."""
+        return self._pool(self._parts(picture))[0].cpu().numpy()
+
+    def _pool(self, parts: list[Any]) -> Tensor:
+        return self.net.pool([(maps, features, deep) for maps, features, deep, _ in parts]).float()
+
     def _tagged(self, picture: Image.Image, parts: list[Any]) -> Tagged:
-        pooled = self.net.pool([(maps, features, deep) for maps, features, deep, _ in parts]).float()
+        pooled = self._pool(parts)
         logits = self.net.tags(pooled)[0].double()
         logits = (logits + torch.tensor(self.bias, dtype=torch.float64, device=logits.device)) / self.temperature
         fake = float(torch.logsumexp(logits[1:], 0) - logits[0])

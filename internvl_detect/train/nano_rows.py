@@ -44,7 +44,7 @@ DRILLS = "train_drills"
 ONE_TILE_PX = 224
 GUESSES, SEEN = "guesses.jsonl", ("picture", "key", "tag", "place", "method", "width", "height")
 Guess = tuple[str, str, str]  # tag, place, method
-GENERATED_WORDS = "The picture was generated. It did not come from a camera."
+GENERATED_WORDS = "The picture was generated. The whole picture came out of a decoder."
 
 
 def guess(seen: Tagged) -> Guess:

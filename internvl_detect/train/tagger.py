@@ -33,7 +33,7 @@ from internvl_detect.train.rebuild import Rebuilder
 from internvl_detect.train.tag_data import TAGS, Crop, TagRow, cut, keep_decoded
 
 CHECKPOINT = "checkpoint.safetensors"
-HARMLESS = ("workers", "save_every", "memory_gb")  # settings that change no weight
+HARMLESS = ("workers", "save_every", "memory_gb", "whole")  # settings that change no weight of these steps
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class TagTraining:
     batches takes longer than learning from them. The weights that come of it are the running mean of those after each
     update, which keeps ``average`` of itself; 0 takes the last ones. ``fresh`` is the share of each tag's crops that
     are made of photographs as they are drawn (``fresh_edits``): ``faces`` are the sources of faces to swap,
-    ``decoders`` the files of each autoencoder that rebuilds. Up to ``memory_gb`` of pictures are kept decoded."""
+    ``decoders`` the files of each autoencoder that rebuilds. Up to ``memory_gb`` of pictures are kept decoded.
+    After the steps the heads are trained on with ``whole`` pictures (``tagger_heads``)."""
 
     steps: int = 2000
     batch: int = 32
@@ -65,6 +66,7 @@ class TagTraining:
     workers: int = 1
     save_every: int = 200
     memory_gb: float = 0.0
+    whole: int = 0
     shape: Shape = Shape()
 
 

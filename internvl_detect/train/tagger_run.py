@@ -31,6 +31,7 @@ from internvl_detect.model.tagger_net import Shape
 from internvl_detect.train.tag_data import TAGS, TagRow
 from internvl_detect.train.tagger import TagTraining, train_tagger
 from internvl_detect.train.tagger_fit import Looked, fit, look_at, summary
+from internvl_detect.train.tagger_heads import seen_whole, train_heads
 
 
 def recipe_of(values: Mapping[str, Any]) -> TagTraining:
@@ -69,8 +70,10 @@ def _problem(how: TagTraining) -> str:
         return "steps, batch, repeats and save_every are whole numbers from 1"
     if not how.sizes_px or not all(whole(n, 32) and n % 32 == 0 for n in how.sizes_px):
         return "sizes_px are multiples of 32"
-    if not whole(how.seed, 0) or not whole(how.workers, 0) or how.workers > 256:
-        return "seed and workers are whole numbers from 0, workers up to 256"
+    if not whole(how.seed, 0) or not whole(how.whole, 0) or not whole(how.workers, 0) or how.workers > 256:
+        return "seed, whole and workers are whole numbers from 0, workers up to 256"
+    if not number(how.average) or not 0 <= how.average < 1:
+        return "average is a number from 0 to below 1"
     if len(how.shares) != len(TAGS) or not all(number(s) and s > 0 for s in how.shares):
         return "shares are five numbers above 0"
     if not number(how.lr) or not 0 < how.lr < 1:
@@ -150,7 +153,15 @@ def run(
                 file.write(json.dumps({"step": step, "loss": round(loss, 4), "seconds": seconds}) + "\n")
             echo(f"step {step} of {how.steps}, loss {loss:.3f}, {seconds:.0f} s")
 
+        def whole_told(done: int, of: int) -> None:
+            echo(f"whole picture {done} of {of}")
+
         net = train_tagger(parts["train"], folder, how, device=device, start=start, progress=told)
+        if how.whole:
+            chosen = drawn(parts["train"], how.whole)
+            echo(f"whole pictures for the heads: {len(chosen)}")
+            seen_of = seen_whole(net, chosen, seed=how.seed, device=device, progress=whole_told)
+            net = train_heads(net.cpu(), list(seen_of), shares=how.shares, seed=how.seed)
         trained = time.monotonic()
         problems: dict[str, None] = {}  # in order, each once: validation pictures are looked at twice
         tagger = DomainTagger(net, name=folder.name, device=device)
