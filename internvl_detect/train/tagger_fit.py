@@ -22,6 +22,7 @@ from internvl_detect.questions import EDITS
 from internvl_detect.train.tag_data import TagRow
 
 GATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+PRIOR = (0.4, 0.3, 0.1, 0.1, 0.1)  # of the tags: of pictures looked at, more are generated than edited in any one way
 THRESHOLDS = (*(round(0.05 * i, 2) for i in range(2, 20)), 0.98)
 
 
@@ -74,7 +75,7 @@ def pixel_f1(counts: np.ndarray) -> np.ndarray:
 
 
 def fit(tagger: DomainTagger, looked: Sequence[Looked]) -> DomainTagger:
-    """The same tagger with temperature, biases, map threshold and gate fitted; each tag weighs the same in the fit.
+    """The same tagger with temperature, biases, map threshold and gate fitted; the tags weigh as PRIOR in the fit.
 
     A tag without pictures keeps no bias. ``looked`` must come from a tagger without a gate (``map_gate`` 0).
     """
@@ -82,7 +83,7 @@ def fit(tagger: DomainTagger, looked: Sequence[Looked]) -> DomainTagger:
     logits = torch.from_numpy(np.stack([one.logs for one in looked])) * tagger.temperature
     logits = logits - torch.tensor(tagger.bias, dtype=torch.float64)
     there = torch.bincount(tags, minlength=len(TAGS))
-    weight = torch.where(there > 0, len(tags) / there.clamp_min(1), 0).double()
+    weight = torch.where(there > 0, torch.tensor(PRIOR) * len(tags) / there.clamp_min(1), 0).double()
     scale, bias = torch.zeros(1, dtype=torch.float64), torch.zeros(len(TAGS), dtype=torch.float64)
     scale.requires_grad_()
     bias.requires_grad_()
