@@ -6,6 +6,7 @@
     d  speed with the model loaded
     e  sources that a tagger was trained without (--left-out FOLDER=SOURCE,SOURCE)
     f  calibration and robustness
+    g  whole pictures of sources never seen at their own size and compression: the tagger
 
 Intervals are bootstraps over photographs, and over sources where each source weighs the same. Writes OUT/embedded.json
 and OUT/embedded.md, anew after each part; a part that is there of the same inputs is passed over (--again: not).
@@ -26,8 +27,8 @@ from typing import Any
 
 import torch
 from embedded_detector import Judge, detector_part, robustness_part
-from embedded_sets import Item, counted, gather, table
-from embedded_tagger import left_out_part, tagger_part
+from embedded_sets import WHOLE, Item, counted, gather, table
+from embedded_tagger import left_out_part, own_size_part, tagger_part
 from embedded_words import speed_part, words_part
 
 from internvl_detect.data.jsonl import atomically
@@ -38,7 +39,7 @@ from internvl_detect.model.domain_tag import WEIGHTS
 from internvl_detect.model.embedded import resolve
 from internvl_detect.train.material import named
 
-PARTS = "abcdef"
+PARTS = "abcdefg"
 FOLDERS = ("generated", "real", "unseen_generated", "unseen_real", "unseen_tampered")
 TITLES = {
     "a": "The domain tagger",
@@ -47,6 +48,7 @@ TITLES = {
     "d": "Speed",
     "e": "Sources left out of a tagger's training",
     "f": "Calibration and robustness",
+    "g": "Sources never seen, as their files are",
 }
 NOT_IN_TABLES = ("inputs", "seconds", "examples")
 
@@ -117,9 +119,12 @@ class Bench:
             "d": (lambda: speed_part(detector, args.repeats), {"threads": torch.get_num_threads(), "n": args.repeats}),
             "e": (lambda: left_out_part(tagger, self.left_out, items, args.most), left_out),
             "f": (lambda: robustness_part(self.judge, items, args.curves), {"curves": args.curves}),
+            "g": (lambda: own_size_part(tagger, items, max(1, args.most // 4)), {}),
         }
         if not self.left_out:
             del found["e"]
+        if not any(item.pool == WHOLE and not item.seen for item in items):
+            del found["g"]
         return found
 
     def inputs(self, options: Mapping[str, Any]) -> str:

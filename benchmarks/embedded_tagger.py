@@ -1,4 +1,4 @@
-"""Parts a and e of ``embedded.py``: the domain tagger's tags and map, and taggers trained without some sources.
+"""Parts a, e and g of ``embedded.py``: the domain tagger's tags and map, and taggers trained without some sources.
 
 Every picture is looked at once, edited ones once more after JPEG at quality 60. The map's threshold is the one stored
 with the tagger. An own decoder's fakes stand against the authentic pictures of all forged sets, a generator's against
@@ -31,6 +31,7 @@ from internvl_detect.evaluate.detection import Ranked
 from internvl_detect.evaluate.intervals import means
 from internvl_detect.evaluate.localization import counts_at, level_of, localization
 from internvl_detect.media.degrade import jpeg
+from internvl_detect.media.image import open_image
 from internvl_detect.model.domain_tag import TAGS, DomainTagger, spread
 
 LATER = 60  # JPEG quality of the second look
@@ -38,7 +39,7 @@ OWN = "own"  # the file's own compression
 Looks = list[dict[str, Any]]
 
 
-def look(tagger: DomainTagger, items: Sequence[Item], quality: int | None = None) -> Looks:
+def look(tagger: DomainTagger, items: Sequence[Item], quality: int | None = None, *, as_files: bool = False) -> Looks:
     """Of each picture that can be read: its item, tag probabilities (T,), histogram of the map against its truth (None
     where the truth of the map is not known)."""
     found: Looks = []
@@ -46,7 +47,7 @@ def look(tagger: DomainTagger, items: Sequence[Item], quality: int | None = None
         if at % 200 == 199:
             print(f"  {at + 1} of {len(items)} looks", flush=True)
         try:
-            picture, truth = item.picture(), item.truth()
+            picture, truth = open_image(item.row.path).rgb if as_files else item.picture(), item.truth()
             picture = picture if quality is None else jpeg(picture, quality=quality)
             seen = tagger.look(picture)
             known = not item.fake or truth is not None
@@ -169,6 +170,13 @@ def tagger_part(tagger: DomainTagger, items: Sequence[Item]) -> dict[str, Any]:
         "pixels": pixel_lines(looks, threshold, OWN) + pixel_lines(later, threshold, str(LATER)),
         "untouched": untouched_lines(looks, threshold),
     }
+
+
+def own_size_part(tagger: DomainTagger, items: Sequence[Item], most: int) -> dict[str, Any]:
+    """Part g: whole pictures of sources never seen, up to ``most`` of each, as their files are."""
+    own = some((i for i in items if i.pool == WHOLE and not i.seen), most, lambda item: (item.row.source, item.row.tag))
+    looks = look(tagger, own, as_files=True)
+    return {"images": image_lines(looks), "untouched": untouched_lines(looks, tagger.map_threshold)}
 
 
 def left_out_part(
