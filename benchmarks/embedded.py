@@ -119,7 +119,7 @@ class Bench:
             "d": (lambda: speed_part(detector, args.repeats), {"threads": torch.get_num_threads(), "n": args.repeats}),
             "e": (lambda: left_out_part(tagger, self.left_out, items, args.most), left_out),
             "f": (lambda: robustness_part(self.judge, items, args.curves), {"curves": args.curves}),
-            "g": (lambda: own_size_part(tagger, items, max(1, args.most // 4)), {}),
+            "g": (lambda: own_size_part(tagger, items, max(1, args.most // 8)), {}),
         }
         if not self.left_out:
             del found["e"]

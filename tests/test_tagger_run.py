@@ -20,7 +20,7 @@ from internvl_detect.questions import METHOD_SENTENCES
 from internvl_detect.train.nano_rows import drills, guess, row_of
 from internvl_detect.train.tag_data import TagRow
 from internvl_detect.train.tagger import TagTraining
-from internvl_detect.train.tagger_fit import THRESHOLDS, Looked, fit, map_counts, pixel_f1, summary
+from internvl_detect.train.tagger_fit import PRIOR, THRESHOLDS, Looked, fit, map_counts, pixel_f1, summary
 from internvl_detect.train.tagger_run import drawn, recipe_of, run
 
 SMALL = Shape(widths=(4, 8, 8, 16, 16), blocks=(0, 1, 1, 1), map_width=8)
@@ -101,7 +101,8 @@ def looked(shift: float = 2.0, scale: float = 3.0) -> list[Looked]:
 def test_the_fit_lowers_the_cross_entropy_of_overconfident_and_shifted_answers():
     tagger, answers = DomainTagger(TaggerNet(SMALL)), looked()
     fit(tagger, answers)
-    assert tagger.temperature > 1.5 and tagger.bias[1] < -1
+    beyond_prior = tagger.bias[1] - tagger.temperature * np.log(PRIOR[1] * len(TAGS))
+    assert tagger.temperature > 1.5 and beyond_prior < -1
 
     def entropy(temperature: float, bias: tuple[float, ...]) -> float:
         logits = (np.stack([one.logs for one in answers]) + np.array(bias)) / temperature
