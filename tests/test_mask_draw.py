@@ -27,6 +27,7 @@ from internvl_detect.model.tagger_net import Shape, TaggerNet
 from internvl_detect.questions import SEG, SEGMENT_QUESTION
 from internvl_detect.train.collate import Collator, Item, Target
 from internvl_detect.train.mask import PixelScores, draw, forward
+from internvl_detect.train.tagger_fit import MISSED
 
 pytest_plugins = ["training_fixtures", "mask_fixtures"]
 
@@ -181,7 +182,7 @@ def test_pixel_scores_are_those_counted_pixel_by_pixel_at_the_fitted_threshold(p
         f1 = np.mean([2 * ((p >= threshold) & t).sum() / ((p >= threshold).sum() + t.sum()) for p, t in edited])
         iou = np.mean([((p >= threshold) & t).sum() / ((p >= threshold) | t).sum() for p, t in edited])
         empty = np.mean([not (p >= threshold).any() for p in untouched]) if untouched else f1
-        return f1, iou, (2 * f1 + empty) / 3
+        return f1, iou, (MISSED * f1 + empty) / (MISSED + 1)
 
     said = found["pixel_f1"], found["pixel_iou"], found["pixel_value"]
     assert said == pytest.approx(at(found["pixel_threshold"]))

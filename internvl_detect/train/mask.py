@@ -22,6 +22,7 @@ from torch import Tensor
 from internvl_detect.model.parts import base_of
 from internvl_detect.model.seg import MaskParts, parts_of
 from internvl_detect.train.loss import IGNORE, answer_logits
+from internvl_detect.train.tagger_fit import MISSED
 
 STEPS = 1024  # a power of two, so that `probability >= step / STEPS` is exact in float32
 
@@ -125,7 +126,7 @@ class PixelScores:
 
     def metrics(self) -> dict[str, float]:
         """Means over the edited pictures, pixel_f1 and pixel_iou, at the pixel_threshold that is best for pixel_value:
-        two parts pixel_f1, one part the share of untouched pictures on which nothing is marked; and pixel_auc, over
+        MISSED parts pixel_f1, one part the share of untouched pictures on which nothing is marked; and pixel_auc, over
         all pixels.
 
         Every step is tried; of neighbours that are as good the middle one is taken. Empty where nothing is edited.
@@ -134,7 +135,7 @@ class PixelScores:
             return {}
         negative, positive, *means = self.sums
         f1, iou = (mean / self.edited for mean in means[:2])
-        value = (2 * f1 + (means[2] / self.untouched if self.untouched else f1)) / 3
+        value = (MISSED * f1 + (means[2] / self.untouched if self.untouched else f1)) / (MISSED + 1)
         first = last = 1 + int(value[1:].argmax())
         while last + 1 < STEPS and value[last + 1] == value[first]:
             last += 1
