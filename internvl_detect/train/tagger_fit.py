@@ -84,7 +84,7 @@ def fit(tagger: DomainTagger, looked: Sequence[Looked]) -> DomainTagger:
     logits = torch.from_numpy(np.stack([one.logs for one in looked])) * tagger.temperature
     logits = logits - torch.tensor(tagger.bias, dtype=torch.float64)
     there = torch.bincount(tags, minlength=len(TAGS))
-    weight = torch.where(there > 0, torch.tensor(PRIOR) * len(tags) / there.clamp_min(1), 0).double()
+    weight = torch.where(there > 0, torch.tensor(PRIOR) / there.clamp_min(1), 0).double()
     scale, bias = torch.zeros(1, dtype=torch.float64), torch.zeros(len(TAGS), dtype=torch.float64)
     scale.requires_grad_()
     bias.requires_grad_()

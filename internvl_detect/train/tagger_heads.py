@@ -77,7 +77,7 @@ def _posted(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 def train_heads(net: TaggerNet, seen: Iterable[Whole], *, shares: Sequence[float], seed: int = 0) -> TaggerNet:
     """A copy whose hidden layer and heads were trained on; tags are drawn by ``shares``, sources by the root of how
     many they have. The same network where nothing was seen."""
-    known = [one for one in seen if one.row.tag in TAGS]
+    known = list(seen)
     net = copy.deepcopy(net)
     if not known:
         return net

@@ -161,7 +161,7 @@ def run(
             chosen = drawn(parts["train"], how.whole)
             echo(f"whole pictures for the heads: {len(chosen)}")
             seen_of = seen_whole(net, chosen, seed=how.seed, device=device, progress=whole_told)
-            net = train_heads(net.cpu(), list(seen_of), shares=how.shares, seed=how.seed)
+            net = train_heads(net.cpu(), seen_of, shares=how.shares, seed=how.seed)
         trained = time.monotonic()
         problems: dict[str, None] = {}  # in order, each once: validation pictures are looked at twice
         tagger = DomainTagger(net, name=folder.name, device=device)
