@@ -1,4 +1,4 @@
-"""OpenCV, wherever forging needs it: imported late, on one thread, or an error that names the extra.
+"""OpenCV, wherever forging needs it: imported late, on one thread, or an error that names the package.
 
 One thread, because a pool has a process a core already.
 """
@@ -15,7 +15,7 @@ def need_cv2(what: str) -> Any:
     try:
         import cv2
     except ImportError:
-        do = "pip install 'internvl2-8bdetect[forge]'"
+        do = "pip install opencv-python-headless"
         raise ConfigError(f"{what} needs OpenCV, which is not installed", do=do) from None
     cv2.setNumThreads(1)
     return cv2
