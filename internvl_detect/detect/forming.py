@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from internvl_detect.data.forge.words import place_of
 from internvl_detect.detect.aggregate import synthetic_stretch
 from internvl_detect.detect.interface import Job, Wanted, model_score, score_of, tag_score
 from internvl_detect.explanations import Reasons, checked, read, sentence_for
@@ -24,6 +25,8 @@ TAG_NAMES = {
     "deepfake": "a face swapped or altered",
     "photoshop": "edited by hand",
 }
+
+SURE_SIDE = 0.8  # below, the words do not say which of two equal contents is the copy
 
 LABELS: dict[str, Label] = {
     "ai_generated": "ai_generated",
@@ -122,7 +125,8 @@ def _looked(job: Job, decision: Decision, probability: float) -> tuple[Decision,
         "probabilities": {k: round(v, 4) for k, v in look.probabilities.items()},
     }
     # Where the probability is of the fused score, the model's own part has only its raw score.
-    apart = (job.fusion or Fusion()).disagree(own if job.fusion else probability, tag)
+    copied = job.copied is not None and job.copied.found  # a third witness
+    apart = not copied and (job.fusion or Fusion()).disagree(own if job.fusion else probability, tag)
     notes = []
     if apart:
         details["disagrees"] = True
@@ -135,7 +139,20 @@ def _looked(job: Job, decision: Decision, probability: float) -> tuple[Decision,
     found = [Evidence("domain_tag", summary, tag if look.tells else None, details)]
     if job.fusion:
         found.append(Evidence("internvl2", "InternVL2's own score, before it was fused with the first look's", own))
+    if copied:
+        found.append(_copied(job))
     return ("unsure" if apart else decision), found, notes
+
+
+def _copied(job: Job) -> Evidence:
+    copied = job.copied
+    to, source = place_of(copied.copy), place_of(copied.source) if copied.source.any() else ""
+    summary = f"the {to} part shows what stands in the {source} part too" if source else f"the {to} part is a copy"
+    summary += ", left and right exchanged" if copied.mirrored else ""
+    if copied.certain < SURE_SIDE:
+        summary += "; which of them is the copy is not certain"
+    details = {"strength": "strong", "says": "tampered", "copy": to, "source": source, "mirrored": copied.mirrored}
+    return Evidence("copy_move", summary, copied.score, details)
 
 
 def _reasons(job: Job, decision: Decision, wanted: Wanted) -> Reasons | None:

@@ -80,7 +80,8 @@ class Job:
     ``own`` is the file's own question, where it has one: the words answer it, and the score does not depend on it.
     ``error`` stands where the file could not be asked about. ``tile_boxes`` are, by request, the parts of the picture
     that its tiles show, no thumbnail. ``looks`` are what a domain tagger made of the picture, or of each frame,
-    ``places`` where it saw an edit ("" for nowhere), ``features`` its last ones where they were kept for the mask.
+    ``places`` where it saw an edit ("" for nowhere), ``features`` its last ones where they were kept for the mask;
+    ``copied`` is what was found copied within the picture, None of a clip.
     ``marks`` are by request, ``drawn`` the masks by look.
     """
 
@@ -101,6 +102,7 @@ class Job:
     looks: list[Any] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     features: list[Any] = field(default_factory=list)
+    copied: Any = None
     fusion: Fusion | None = None
     marks: dict[int, Mark] = field(default_factory=dict)
     drawn: dict[int, Drawn] = field(default_factory=dict)

@@ -1,5 +1,7 @@
 """The domain tagger's part of detection: a look at every picture before the model is asked, and its mask afterwards.
 
+A picture is also searched for copies within it (``model.copies``); a found one counts as the tagger's finding.
+
     looker = Looker(tagger, loaded, calibration)
     looker.look(jobs, wanted); asker.ask(jobs, wanted); looker.draw(jobs)
 
@@ -18,11 +20,12 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
-from internvl_detect.data.forge.words import place_seen
+from internvl_detect.data.forge.words import place_of, place_seen
 from internvl_detect.detect.interface import Drawn, Job, Mark, Wanted, to_draw
 from internvl_detect.errors import CheckpointError, IvdetectError, ResourceError
 from internvl_detect.media.cuts import own_pictures
 from internvl_detect.model.calibration import Calibration
+from internvl_detect.model.copies import find_copy
 from internvl_detect.model.fusion import Fusion
 from internvl_detect.model.masker import Masker, regions_of
 from internvl_detect.model.seg import parts_of
@@ -74,12 +77,22 @@ class Looker:
                     job.looks.append(look)
                     job.features.append(features)
                     job.places.append(place_seen(look.map))
+                if job.media.kind == "image":
+                    self._search(job, own_pictures(job.media)[0])
                 job.fusion = self.fusion if all(look.tells for look in job.looks) else None
             except (torch.OutOfMemoryError, MemoryError):
                 job.error = ResourceError(f"memory ran out on {job.name}", do="use a smaller file, or --tagger none")
             except IvdetectError as error:
                 job.error = error
             job.add_s("tag_s", time.perf_counter() - began)
+
+    @staticmethod
+    def _search(job: Job, picture: PILImage.Image) -> None:
+        """Search for a copy, and let the look know of it."""
+        job.copied = find_copy(picture, job.looks[0].map)
+        if job.copied.found:
+            job.looks[0] = job.copied.told(job.looks[0])
+            job.places[0] = place_of(job.copied.copy)
 
     def draw(self, jobs: Sequence[Job]) -> None:
         """Fill in the masks of those that get one."""
@@ -111,6 +124,9 @@ class Looker:
                 for a, b, c, d in job.tile_boxes.get(at, [])
             ]
         made = self.masker.draw(picture, job.looks[k], mark.seg, mark.tokens, boxes, job.features[k])
+        if job.copied is not None and job.copied.found:
+            marks = min(1.0, max(job.copied.score, self.masker.threshold + 1 / 255))
+            made = np.maximum(made, job.copied.mask(picture.size) * np.float32(marks))
         drawn = PILImage.fromarray((made * 255).round().astype(np.uint8))
         mask = np.asarray(drawn if drawn.size == (width, height) else drawn.resize((width, height)))
         probability = mask.astype(np.float32) / 255

@@ -48,6 +48,7 @@ HOW_TO_READ = (
 EVIDENCE = {  # source -> its name for people; others are shown as they are
     "domain_tag": "First look (domain tagger)",
     "internvl2": "InternVL2 alone",
+    "copy_move": "Copied within the picture",
     "c2pa": "Signed record (C2PA)",
     "generator_text": "A generator's text",
     "metadata": "Metadata",
