@@ -215,6 +215,21 @@ def test_words_are_read_and_tied_to_the_regions_of_the_mask(loaded, photo, monke
     assert with_language.reasons is None and with_language.words
 
 
+@pytest.mark.parametrize(("bias", "tag"), [(50.0, "photoshop"), (-50.0, "authentic")])
+def test_the_question_for_words_says_what_a_picture_that_is_answered_to_be_fake_would_be(
+    loaded, photo, monkeypatch, bias, tag
+):
+    asked = []
+    from internvl_detect.detect import jobs
+
+    encode = jobs.encode_turns
+    monkeypatch.setattr(jobs, "encode_turns", lambda *given: asked.append(given[2]) or encode(*given))
+    tagger = Says("authentic", 0.6)
+    tagger.shares |= {"photoshop": 0.2, "ai_generated": 0.1, "deepfake": 0.05, "aigc_editing": 0.05}
+    made(fused(loaded, bias=bias), tagger).detect(photo(), explain=True)
+    assert asked == [tagged(tag, explain_question(), "lower right", "splice")]
+
+
 def test_a_language_is_asked_for_in_the_question_and_must_be_one(loaded, photo, monkeypatch):
     asked = []
     detector = Detector(loaded)

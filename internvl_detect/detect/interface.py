@@ -186,14 +186,16 @@ def to_draw(job: Job, calibration: Calibration) -> list[int]:
 
 
 def reason_question(job: Job, at: int, wanted: Wanted) -> str | None:
-    """The second question, for reasons, with what a domain tagger found in front of it.
+    """The second question, for reasons, with what a domain tagger found in front of it: of a picture that is answered
+    to be fake, what it would be if it were one.
 
     None without a tagger or a language: then the words go on from the answer to the standard question.
     """
     if job.looks:
         k = job.looked.index(at)
         look = job.looks[k]
-        return tagged(look.tag, explain_question(language=wanted.language), job.places[k], look.method)
+        tag = look.forgery if look.tells and job.fused(at) > 0 else look.tag
+        return tagged(tag, explain_question(language=wanted.language), job.places[k], look.method)
     return explain_question(language=wanted.language) if wanted.language else None
 
 

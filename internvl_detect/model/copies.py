@@ -42,8 +42,8 @@ COPY = {
     "shift": 0.414, "mirrored": 2.058, "texture": -1.064, "": -6.78,
 }  # fmt: skip
 SIDE = {"edge": 3.296, "detail": -6.13, "scale": 1.475, "rim": -3.262, "seen": 1.69}
-# Log of that odds' factor: constant, and for each nat of the copy's own log odds; at most. As it makes tags likeliest on
-# 222 found copies of 4,379 pictures (203 of them edited): `python benchmarks/copies.py ... --lift`.
+# Log of that odds' factor: constant, and for each nat of the copy's own log odds; at most. Fitted on the 222 copies
+# found in 4,379 pictures (203 of them edited): `python benchmarks/copies.py ... --lift`.
 LIFT, MOST_LIFT = (2.0, 1.1), 7.0
 EDITED = "photoshop"  # the tag of a copy
 

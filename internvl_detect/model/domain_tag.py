@@ -60,6 +60,11 @@ class Tagged:
         return max(self.probabilities, key=self.probabilities.__getitem__)
 
     @property
+    def forgery(self) -> str:
+        """The likeliest tag of a picture that is not authentic."""
+        return max((tag for tag in self.probabilities if tag != "authentic"), key=self.probabilities.__getitem__)
+
+    @property
     def tells(self) -> bool:
         """Whether it speaks for fake or authentic at all, or only of what kind a forgery would be."""
         return "authentic" in self.probabilities
