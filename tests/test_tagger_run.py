@@ -141,9 +141,9 @@ def test_a_guess_names_a_place_only_where_enough_looks_edited():
     cells = np.zeros((9, 9), np.float32)
     cells[0, :3] = 0.9
     shares = dict.fromkeys(TAGS, 0.1) | {"photoshop": 0.6}
-    assert guess(Tagged(shares, cells, 0.0, "splice")) == ("photoshop", "", "splice")
+    assert guess(Tagged(shares | {"authentic": 0.9}, cells, 0.0, "splice")) == ("authentic", "photoshop", "", "splice")
     cells[:2, :3] = 0.9
-    assert guess(Tagged(shares, cells, 0.0)) == ("photoshop", "upper left", "")
+    assert guess(Tagged(shares, cells, 0.0)) == ("photoshop", "photoshop", "upper left", "")
 
 
 def test_a_row_marks_only_where_the_truth_of_the_mask_is_known():
