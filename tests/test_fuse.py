@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -219,3 +220,21 @@ def test_files_of_one_class_cannot_be_fitted_on(tmp_path):
     rows = [{"model": 1.0, "tagger": 1.0, "fake": 1, "source": "a"}] * 5
     with pytest.raises(DataError, match="one class"):
         fit_and_store(rows, rows, tmp_path, split="val", target_error=0.1)
+
+
+def test_weights_by_what_was_kept_are_those_of_the_kept_alone(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def rows(model, tag):
+        fakes = rng.integers(0, 2, 300)
+        odds = rng.normal(0, 1, (300, 2)) + (fakes[:, None] * 2 - 1) * (model, tag)
+        named = zip(odds.tolist(), fakes.tolist(), strict=True)
+        return [{"model": a, "tagger": b, "fake": f, "source": "ab"[i % 2]} for i, ((a, b), f) in enumerate(named)]
+
+    weigh, kept = rows(2.0, 0.1), rows(0.1, 2.0)
+    for folder, options in (("seen", {}), ("kept", {"by_kept": True})):
+        shutil.copytree(FOLDER / "nano_lora", tmp_path / folder)
+        fit_and_store(weigh, kept, tmp_path / folder, split="val", target_error=0.1, **options)
+    stored = {name: AdapterSettings.read(tmp_path / name).fusion for name in ("seen", "kept")}
+    assert stored["seen"] == fit_fusion(Odds.of(weigh)).to_dict() and stored["seen"]["model"] > stored["seen"]["tag"]
+    assert stored["kept"] == fit_fusion(Odds.of(kept)).to_dict() and stored["kept"]["tag"] > stored["kept"]["model"]

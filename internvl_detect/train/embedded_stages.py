@@ -255,6 +255,7 @@ def fusion(build: Build) -> None:
     parts |= {f"calibrate-{k}": sources(getattr(build, f"calibrate_{k}")) for k in parts}
     words += [f"--{option}={name}={folder}" for option, part in parts.items() for name, folder in part.items()]
     words += [f"--keep={name}" for name in build.kept()]
+    words += ["--weigh-by-kept"] if build.calibrate_real and build.calibrate_generated else []
     fuse([*words, f"--out={made / 'nano_lora'}"])
 
 

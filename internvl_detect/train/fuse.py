@@ -4,7 +4,8 @@
         --real cameras=DIR --keep flux --calibrate-real kodak=DIR --target-error 0.15 --out ADAPTER_FOLDER
 
 The adapter in ADAPTER_FOLDER is what is asked, and its ``ivdetect.json`` gets ``fusion`` and ``calibration``; the rest
-of it stays. Weights come from one split of all sources but those kept; the calibration from those that were kept
+of it stays. Weights come from one split of all sources but those kept, or with ``--weigh-by-kept`` from those as the
+calibration does, which always comes from those that were kept
 (``--keep``: of what is given, by name, and everything forged from photographs of that name; ``--calibrate-...``: more
 folders, never trained on, with all of their pictures; ``--left-out TAGGER=NAME,NAME``: of what is given, by a tagger
 that was trained without these names, its log odds brought to the scale of the first tagger's). Pictures that are
@@ -54,7 +55,8 @@ class Parts:
         self.key = digest.hexdigest()[:16]
 
     def odds(self, picture: Image.Image) -> tuple[float, float]:
-        """Raw log odds of fake of a picture: the model's and the tagger's, as detection asks for them."""
+        """Raw log odds of fake of a picture: the model's and the tagger's, as detection asks for them; but it is not
+        searched for copies, which change the tagger's where one is found."""
         loaded = self.answerer.loaded
         tiles = cut_tiles(picture, loaded.settings.tiles).pixels
         ids = encode_question(
@@ -137,14 +139,17 @@ def fit_and_store(
     split: str,
     target_error: float,
     caution: float = CAUTION,
+    by_kept: bool = False,
 ) -> dict[str, Any]:
     """Fits both on answers of ``asked`` and writes them into the folder's ``ivdetect.json``; what was found.
+    ``by_kept``: the weights, too, on what was kept.
 
     Raises DataError where a class is missing, or where neither part tells.
     """
     sources = ", ".join(sorted({row["source"] for row in kept}))
-    fusion = fit_fusion(Odds.of(weigh))
-    about = f"{len(kept)} pictures of sources that the weights were not fitted on: {sources}"
+    fusion = fit_fusion(Odds.of(kept if by_kept else weigh))
+    apart = "were kept for it and for the weights" if by_kept else "the weights were not fitted on"
+    about = f"{len(kept)} pictures of sources that {apart}: {sources}"
     calibration = fit_calibration(Odds.of(kept), fusion, target_error, caution=caution, fitted_on=about)
     settings = AdapterSettings.read(folder)
     dataclasses.replace(settings, fusion=fusion.to_dict(), calibration=calibration.to_dict()).write(folder)
@@ -168,6 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument(name, action="append", nargs="+", default=[], metavar="NAME=DIR")
     parser.add_argument("--keep", action="append", nargs="+", default=[], metavar="NAME", help="for the calibration")
     parser.add_argument("--left-out", action="append", default=[], metavar="TAGGER=NAME,NAME")
+    parser.add_argument("--weigh-by-kept", action="store_true", help="where neither part was trained on what is kept")
     parser.add_argument("--split", default="val")
     parser.add_argument("--most", type=int, default=1200, help="pictures to weigh by, and as many to calibrate on")
     parser.add_argument("--target-error", type=float, default=0.15)
@@ -197,7 +203,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         other = Parts(loaded, DomainTagger.load(folder, args.device), args.out)
         sides = [Odds.of(asked(one, familiar, cache, forged)) for one in (other, parts)]
         answers[1] += brought_to_scale(asked(other, unseen, cache, forged), *sides)
-    result = fit_and_store(*answers, args.out, split=args.split, target_error=args.target_error, caution=args.caution)
+    how = {"target_error": args.target_error, "caution": args.caution, "by_kept": args.weigh_by_kept}
+    result = fit_and_store(*answers, args.out, split=args.split, **how)
     with atomically(args.work / "fit.json") as file:
         file.write((json.dumps(result, indent=1) + "\n").encode())
     print(json.dumps({k: result[k] for k in ("fusion", "calibration")}, indent=1))
