@@ -7,7 +7,7 @@ decide nothing. Not here: asking (``jobs``), looking and drawing (``looking``).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from internvl_detect.data.forge.words import place_of
 from internvl_detect.detect.aggregate import synthetic_stretch
@@ -17,6 +17,9 @@ from internvl_detect.media.image import Image
 from internvl_detect.model.calibration import Calibration
 from internvl_detect.model.fusion import Fusion
 from internvl_detect.verdict import Decision, Evidence, Frame, Label, Region, Verdict
+
+if TYPE_CHECKING:
+    from internvl_detect.model.copies import Copied
 
 TAG_NAMES = {
     "authentic": "authentic",
@@ -125,8 +128,8 @@ def _looked(job: Job, decision: Decision, probability: float) -> tuple[Decision,
         "probabilities": {k: round(v, 4) for k, v in look.probabilities.items()},
     }
     # Where the probability is of the fused score, the model's own part has only its raw score.
-    copied = job.copied is not None and job.copied.found  # a third witness
-    apart = not copied and (job.fusion or Fusion()).disagree(own if job.fusion else probability, tag)
+    # A copy is a third witness.
+    apart = job.copied is None and (job.fusion or Fusion()).disagree(own if job.fusion else probability, tag)
     notes = []
     if apart:
         details["disagrees"] = True
@@ -139,13 +142,12 @@ def _looked(job: Job, decision: Decision, probability: float) -> tuple[Decision,
     found = [Evidence("domain_tag", summary, tag if look.tells else None, details)]
     if job.fusion:
         found.append(Evidence("internvl2", "InternVL2's own score, before it was fused with the first look's", own))
-    if copied:
-        found.append(_copied(job))
+    if job.copied is not None:
+        found.append(_copied(job.copied))
     return ("unsure" if apart else decision), found, notes
 
 
-def _copied(job: Job) -> Evidence:
-    copied = job.copied
+def _copied(copied: Copied) -> Evidence:
     to, source = place_of(copied.copy), place_of(copied.source) if copied.source.any() else ""
     summary = f"the {to} part shows what stands in the {source} part too" if source else f"the {to} part is a copy"
     summary += ", left and right exchanged" if copied.mirrored else ""

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from internvl_detect.model.calibration import Calibration
 from internvl_detect.model.fusion import Fusion
 from internvl_detect.questions import explain_question, tagged
 from internvl_detect.verdict import Region
+
+if TYPE_CHECKING:
+    from internvl_detect.model.copies import Copied
 
 MOST_MASKS = 3  # of a clip's frames
 _LANGUAGE = re.compile(r"[^\W\d_](?:[^\W\d_]|[ '()-]){1,39}")
@@ -81,7 +84,7 @@ class Job:
     ``error`` stands where the file could not be asked about. ``tile_boxes`` are, by request, the parts of the picture
     that its tiles show, no thumbnail. ``looks`` are what a domain tagger made of the picture, or of each frame,
     ``places`` where it saw an edit ("" for nowhere), ``features`` its last ones where they were kept for the mask;
-    ``copied`` is what was found copied within the picture, None of a clip.
+    ``copied`` is a copy that was found within the picture, None without one.
     ``marks`` are by request, ``drawn`` the masks by look.
     """
 
@@ -102,7 +105,7 @@ class Job:
     looks: list[Any] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     features: list[Any] = field(default_factory=list)
-    copied: Any = None
+    copied: Copied | None = None
     fusion: Fusion | None = None
     marks: dict[int, Mark] = field(default_factory=dict)
     drawn: dict[int, Drawn] = field(default_factory=dict)

@@ -64,7 +64,8 @@ class Looker:
                 continue
             began = time.perf_counter()
             try:
-                for picture in own_pictures(job.media):
+                pictures = own_pictures(job.media)
+                for picture in pictures:
                     size = -(-picture.width // CELL_PX) * -(-picture.height // CELL_PX) * self.tagger.channels * 4
                     features = None
                     if wanted.mask and self.masker.kind == "light" and size <= room:
@@ -78,7 +79,7 @@ class Looker:
                     job.features.append(features)
                     job.places.append(place_seen(look.map))
                 if job.media.kind == "image":
-                    self._search(job, own_pictures(job.media)[0])
+                    self._search(job, pictures[0])
                 job.fusion = self.fusion if all(look.tells for look in job.looks) else None
             except (torch.OutOfMemoryError, MemoryError):
                 job.error = ResourceError(f"memory ran out on {job.name}", do="use a smaller file, or --tagger none")
@@ -89,10 +90,9 @@ class Looker:
     @staticmethod
     def _search(job: Job, picture: PILImage.Image) -> None:
         """Search for a copy, and let the look know of it."""
-        job.copied = find_copy(picture, job.looks[0].map)
-        if job.copied.found:
-            job.looks[0] = job.copied.told(job.looks[0])
-            job.places[0] = place_of(job.copied.copy)
+        copied = find_copy(picture, job.looks[0].map)
+        if copied.found:
+            job.copied, job.looks[0], job.places[0] = copied, copied.told(job.looks[0]), place_of(copied.copy)
 
     def draw(self, jobs: Sequence[Job]) -> None:
         """Fill in the masks of those that get one."""
@@ -124,7 +124,7 @@ class Looker:
                 for a, b, c, d in job.tile_boxes.get(at, [])
             ]
         made = self.masker.draw(picture, job.looks[k], mark.seg, mark.tokens, boxes, job.features[k])
-        if job.copied is not None and job.copied.found:
+        if job.copied is not None:
             marks = min(1.0, max(job.copied.score, self.masker.threshold + 1 / 255))
             made = np.maximum(made, job.copied.mask(picture.size) * np.float32(marks))
         drawn = PILImage.fromarray((made * 255).round().astype(np.uint8))
