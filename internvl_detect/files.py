@@ -71,6 +71,12 @@ def alone_in(folder: str | Path) -> Iterator[None]:
         os.close(held)
 
 
+def is_new(folder: Path) -> bool:
+    """Whether a run may begin in ``folder``: there is none, or no more in it than a run that was killed in its first
+    moments leaves, unfinished files and folders without any."""
+    return all(path.is_dir() or path.name.startswith(".unfinished-") for path in folder.rglob("*"))
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping of a YAML file of at most 1 MiB; empty for an empty file. Raises ConfigError naming the line."""
     text = read_text(path, what="settings file", max_bytes=2**20)

@@ -18,7 +18,7 @@ from internvl_detect.data.forge.plan import SUMMARY, Settings, Task
 from internvl_detect.data.jsonl import MAX_LINE_BYTES, BadJson, atomically, dump, parse
 from internvl_detect.data.manifest import ManifestRow, write_manifest
 from internvl_detect.errors import ConfigError, OutputError
-from internvl_detect.files import read_text
+from internvl_detect.files import is_new, read_text
 
 RECORDS, MANIFEST = "records.jsonl", "manifest.csv"
 DOMAINS = {"photoshop": "ps", "deepfake": "df", "aigc_editing": "aigc", "ai_generated": "aigc"}
@@ -39,14 +39,14 @@ class Journal:
             out.mkdir(parents=True, exist_ok=True)
             for left_over in out.glob("**/.unfinished-*"):  # of a run that was killed while it wrote
                 left_over.unlink(missing_ok=True)
+            self.write_summary({"finished": False})  # first: it tells a run that goes on that the folder is ours
             self.file: BinaryIO = open(out / RECORDS, "a+b")  # noqa: SIM115 - closed by close()
             self._read()
         except OSError as error:
             raise OutputError(f"{out} could not be written: {error.strerror or error}") from None
-        self.write_summary({"finished": False})
 
     def _check_folder(self) -> None:
-        if not self.out.is_dir() or not any(self.out.iterdir()):
+        if is_new(self.out):
             return
         records = self.out / RECORDS
         if (self.out / SUMMARY).is_file() and records.is_file() and records.stat().st_size == 0:

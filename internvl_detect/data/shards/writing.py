@@ -30,7 +30,7 @@ from internvl_detect.data.shards.shard_file import Job, Written, check_alone, wi
 from internvl_detect.data.storage.members import extent, index_path
 from internvl_detect.data.storage.stores import is_address
 from internvl_detect.errors import EXIT_OK, ConfigError, DataError, OutputError
-from internvl_detect.files import alone_in
+from internvl_detect.files import alone_in, is_new
 
 MAX_BYTES = 1 << 30
 MAX_SAMPLES = 10_000
@@ -226,7 +226,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
             if parse(plan.read_bytes()) != settings:
                 found = f"{out} holds an unfinished job with other limits or datasets"
                 raise ConfigError(found, do="name them as before, or another folder")
-        elif out.is_dir() and any(out.iterdir()):
+        elif not is_new(out):
             raise ConfigError(f"{out} is not empty", expected="a new folder", do="choose another name")
         else:
             with atomically(plan) as file:
