@@ -127,11 +127,22 @@ def test_the_same_picture_gives_the_same_answer():
 
 def test_a_found_copy_raises_the_odds_of_an_edit_by_hand_and_names_the_method():
     shares = {"authentic": 0.5, "ai_generated": 0.2, "aigc_editing": 0.05, "deepfake": 0.05, "photoshop": 0.2}
-    look = Tagged(shares, np.zeros((4, 4), np.float32), 0.0, "splice")
+    look = Tagged(shares, np.zeros((4, 4), np.float32), 0.0, {"splice": 1.0})
     told = Copied(score=0.9).told(look)
     assert told.method == "copy_move" and told.tag == "photoshop"
     assert sum(told.probabilities.values()) == pytest.approx(1)
     assert told.probabilities["ai_generated"] / told.probabilities["authentic"] == pytest.approx(0.4)
     assert told.log_odds == pytest.approx(np.log(told.score / (1 - told.score)))
-    assert Copied(score=0.4).told(look) is look
     assert Copied(score=1.0).told(look).log_odds > told.log_odds
+
+
+def test_where_no_copy_is_found_another_method_is_named_if_it_was_nearly_as_likely():
+    shares, cells = {"authentic": 0.5, "photoshop": 0.5}, np.zeros((4, 4), np.float32)
+    for methods, named in (
+        ({"copy_move": 0.6, "splice": 0.4}, "splice"),
+        ({"copy_move": 0.9, "splice": 0.1}, "copy_move"),
+    ):
+        told = Copied(score=0.4).told(Tagged(shares, cells, 0.0, methods))
+        assert told.method == named and sum(told.methods.values()) == pytest.approx(1)
+        assert (told.probabilities, told.log_odds) == (shares, 0.0)
+    assert Copied().told(Tagged(shares, cells, 0.0)).method == ""

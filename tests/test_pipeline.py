@@ -48,7 +48,7 @@ class Says:
     def look(self, picture):
         grid = np.zeros((-(-picture.height // 8), -(-picture.width // 8)), np.float32)
         grid[-(len(grid) // 3 or 1) :, -(len(grid[0]) // 3 or 1) :] = 0.8
-        return Tagged(self.shares, grid, logit(1 - self.shares["authentic"]), "splice")
+        return Tagged(self.shares, grid, logit(1 - self.shares["authentic"]), {"splice": 1.0})
 
     def look_with_features(self, picture):
         small = picture.convert("RGB").resize((-(-picture.width // 8), -(-picture.height // 8)))

@@ -141,7 +141,12 @@ def test_a_guess_names_a_place_only_where_enough_looks_edited():
     cells = np.zeros((9, 9), np.float32)
     cells[0, :3] = 0.9
     shares = dict.fromkeys(TAGS, 0.1) | {"photoshop": 0.6}
-    assert guess(Tagged(shares | {"authentic": 0.9}, cells, 0.0, "splice")) == ("authentic", "photoshop", "", "splice")
+    assert guess(Tagged(shares | {"authentic": 0.9}, cells, 0.0, {"splice": 1.0})) == (
+        "authentic",
+        "photoshop",
+        "",
+        "splice",
+    )
     cells[:2, :3] = 0.9
     assert guess(Tagged(shares, cells, 0.0)) == ("photoshop", "photoshop", "upper left", "")
 

@@ -91,8 +91,9 @@ class Looker:
     def _search(job: Job, picture: PILImage.Image) -> None:
         """Search for a copy, and let the look know of it."""
         copied = find_copy(picture, job.looks[0].map)
+        job.looks[0] = copied.told(job.looks[0])
         if copied.found:
-            job.copied, job.looks[0], job.places[0] = copied, copied.told(job.looks[0]), place_of(copied.copy)
+            job.copied, job.places[0] = copied, place_of(copied.copy)
 
     def draw(self, jobs: Sequence[Job]) -> None:
         """Fill in the masks of those that get one."""

@@ -43,8 +43,8 @@ LEAST_PX = 64  # smaller pictures are mirrored up to this
 @dataclass(frozen=True)
 class Tagged:
     """``probabilities`` by tag sum to 1; ``map`` is float32 (h, w) in [0, 1], P(edited) of cells of 8 px over the whole
-    picture; ``log_odds`` are the raw ones of fake against authentic; ``method`` is how it was edited, if in a part: one
-    of METHODS, "" where nothing is told of it.
+    picture; ``log_odds`` are the raw ones of fake against authentic; ``methods`` are the probabilities of METHODS, of
+    how it was edited, if in a part: they sum to 1, or there are none where nothing is told of it.
 
     One without "authentic" among its tags is of FakeShield's tagger: empty ``map``, ``log_odds`` 0.
     """
@@ -52,7 +52,12 @@ class Tagged:
     probabilities: dict[str, float]
     map: np.ndarray = field(repr=False)
     log_odds: float
-    method: str = ""
+    methods: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """The likeliest method, "" where nothing is told of it."""
+        return max(self.methods, key=self.methods.__getitem__, default="")
 
     @property
     def tag(self) -> str:
@@ -141,8 +146,9 @@ class DomainTagger:
         edited = self._laid(picture, parts, lambda part: part[0][0, :1].sigmoid())[0]
         in_part = sum(shares[TAGS.index(tag)] for tag in EDITS)
         scale = min(1.0, in_part / self.map_gate) if self.map_gate else 1.0
-        method = METHODS[int(self.net.methods(pooled)[0].argmax())]
-        return Tagged(dict(zip(TAGS, shares, strict=True)), (edited.float() * scale).cpu().numpy(), fake, method)
+        methods = dict(zip(METHODS, self.net.methods(pooled)[0].double().softmax(0).tolist(), strict=True))
+        tags = dict(zip(TAGS, shares, strict=True))
+        return Tagged(tags, (edited.float() * scale).cpu().numpy(), fake, methods)
 
     def look_many(self, pictures: Sequence[Image.Image]) -> list[Tagged]:
         """``look`` at each: pictures differ in size, and one of them fills two cores."""
