@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -60,6 +61,34 @@ def test_what_cannot_be_read_is_left_out_and_the_pooled_numbers_are_those_of_the
     (only,) = seen_whole(net, rows, seed=seed)
     assert only.row.path.endswith("a.png")
     np.testing.assert_array_equal(only.pooled, DomainTagger(net, device="cpu").pooled(Image.fromarray(rgb)))
+
+
+def test_a_run_that_was_killed_while_it_looked_looks_at_the_rest_alone(net, tmp_path, monkeypatch):
+    rows = []
+    for i in range(4):
+        rgb = np.random.default_rng(i).integers(0, 255, (70, 90, 3), np.uint8)
+        Image.fromarray(rgb).save(tmp_path / f"{i}.png")
+        rows.append(TagRow(str(tmp_path / f"{i}.png"), "authentic"))
+    kept, looks = tmp_path / "whole.f32", []
+    look = DomainTagger.pooled
+    monkeypatch.setattr(DomainTagger, "pooled", lambda *given: looks.append(1) or look(*given))
+
+    def seen(net, seed=0, upto=4, kept=kept):
+        looks.clear()
+        pooled = [one.pooled for one in itertools.islice(seen_whole(net, rows, seed=seed, kept=kept), upto)]
+        return np.array(pooled), len(looks)
+
+    whole, _ = seen(net, kept=None)
+    seen(net, upto=2)
+    kept.write_bytes(kept.read_bytes() + b"cut")
+    for fresh in (2, 0):
+        again, count = seen(net)
+        np.testing.assert_array_equal(again, whole)
+        assert count == fresh
+    assert seen(net, seed=1)[1] == 4, "other crops are other pictures"
+    other = TaggerNet(SMALL).eval()
+    other.stem[1].weight.data += 0.1
+    assert seen(other, seed=1)[1] == 4, "another network sees something else"
 
 
 def test_a_large_picture_is_looked_at_in_part(net):

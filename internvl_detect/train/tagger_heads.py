@@ -9,16 +9,21 @@ are, and only what turns pooled numbers into tags and methods is trained. Not he
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from internvl_detect.data.jsonl import atomically
 from internvl_detect.errors import IvdetectError
 from internvl_detect.media.degrade import jpeg
 from internvl_detect.media.image import open_image
@@ -29,7 +34,7 @@ from internvl_detect.train.tag_data import TAGS, TagRow
 SHRUNK = 0.4  # share of the pictures that are made smaller and compressed, as what is posted again is
 SIDES_PX = (384, 1024)  # longer side of these
 MOST_PX = (2304, 1800)  # width and height that are looked at of a larger picture
-STEPS, BATCH, LR = 300, 256, 5e-4
+STEPS, BATCH, LR = 300, 256, 5e-4  # more steps make them experts of the collections that they see
 HELD = 3e-3  # pull towards the weights before
 NOISE = 0.05  # deviations of noise on the pooled numbers
 
@@ -48,20 +53,47 @@ def seen_whole(
     *,
     seed: int,
     device: str = "cpu",
+    kept: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Whole]:
     """Every row's whole picture as the network pools it; what cannot be read is left out. ``progress`` is told (done,
-    of how many) every 50."""
+    of how many) every 50.
+
+    What was seen is written to ``kept``, and not looked at again by a run that goes on with the same network and rows.
+    """
     tagger = DomainTagger(net, device=device)
-    for at, row in enumerate(rows):
-        rng = np.random.default_rng([seed, at])
-        try:
-            picture = _posted(open_image(row.path).rgb, rng)
-        except IvdetectError:
-            continue
-        yield Whole(row, tagger.pooled(picture))
-        if progress is not None and (at + 1) % 50 == 0:
-            progress(at + 1, len(rows))
+    with contextlib.ExitStack() as stack:
+        before: dict[int, np.ndarray] = {}
+        file = None
+        if kept is not None:
+            rest = hashlib.sha256(json.dumps([[row.path for row in rows], seed]).encode()).hexdigest()
+            before = _seen_before(kept, f"{tagger.fingerprint} {rest}\n".encode(), net.pooled_size)
+            file = stack.enter_context(kept.open("ab"))
+        for at, row in enumerate(rows):
+            pooled = before.get(at)
+            if pooled is None:
+                try:
+                    picture = _posted(open_image(row.path).rgb, np.random.default_rng([seed, at]))
+                except IvdetectError:
+                    continue
+                pooled = tagger.pooled(picture)
+                if file is not None:
+                    file.write(np.array([at, *pooled], np.float32).tobytes())
+            yield Whole(row, pooled)
+            if progress is not None and (at + 1) % 50 == 0:
+                progress(at + 1, len(rows))
+
+
+def _seen_before(kept: Path, head: bytes, size: int) -> dict[int, np.ndarray]:
+    """Number of a row -> its pooled numbers, as a killed run kept them after the same ``head``; whatever else the file
+    holds is taken away."""
+    raw = kept.read_bytes() if kept.is_file() else b""
+    body = raw[len(head) :] if raw.startswith(head) else b""
+    one = 4 * (size + 1)  # bytes: the number and the pooled ones
+    whole = np.frombuffer(body[: len(body) // one * one], np.float32).reshape(-1, size + 1)
+    with atomically(kept) as file:
+        file.write(head + whole.tobytes())
+    return {int(line[0]): line[1:] for line in whole}
 
 
 def _posted(picture: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -160,7 +160,8 @@ def run(
         if how.whole:
             chosen = drawn(parts["train"], how.whole)
             echo(f"whole pictures for the heads: {len(chosen)}")
-            seen_of = seen_whole(net, chosen, seed=how.seed, device=device, progress=whole_told)
+            kept = folder / "whole.f32"
+            seen_of = seen_whole(net, chosen, seed=how.seed, device=device, kept=kept, progress=whole_told)
             net = train_heads(net.cpu(), seen_of, shares=how.shares, seed=how.seed)
         trained = time.monotonic()
         problems: dict[str, None] = {}  # in order, each once: validation pictures are looked at twice
