@@ -19,7 +19,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 SHOTS = Path(__file__).parents[1] / "output" / "page"
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Chromium: apt-get install chromium")
 # Spreads the nano model's narrow scores, so that the samples get all three verdicts and marked parts.
-SPREAD = Calibration("platt", 14.0, -15.75, 0.4, 0.6, 10, 10, 0.05, "the tests of the page")
+SPREAD = Calibration("platt", 14.0, -15.3, 0.4, 0.6, 10, 10, 0.05, "the tests of the page")
 
 
 @pytest.fixture(scope="module")
