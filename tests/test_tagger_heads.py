@@ -112,3 +112,4 @@ def test_a_run_trains_the_heads_on_whole_pictures_where_its_recipe_asks_for_it(t
     assert "whole pictures for the heads: 4" in said
     weights = [DomainTagger.load(tmp_path / name / "tagger", "cpu").net.tag_head.weight for name in ("crops", "whole")]
     assert not torch.equal(*weights)
+    assert not (tmp_path / "whole" / "whole.f32").exists()

@@ -157,10 +157,10 @@ def run(
             echo(f"whole picture {done} of {of}")
 
         net = train_tagger(parts["train"], folder, how, device=device, start=start, progress=told)
+        kept = folder / "whole.f32"
         if how.whole:
             chosen = drawn(parts["train"], how.whole)
             echo(f"whole pictures for the heads: {len(chosen)}")
-            kept = folder / "whole.f32"
             seen_of = seen_whole(net, chosen, seed=how.seed, device=device, kept=kept, progress=whole_told)
             net = train_heads(net.cpu(), seen_of, shares=how.shares, seed=how.seed)
         trained = time.monotonic()
@@ -203,6 +203,7 @@ def run(
         }
         with atomically(folder / "run.json") as file:
             file.write((json.dumps(result, indent=1) + "\n").encode())
+        kept.unlink(missing_ok=True)
         return result
 
 
