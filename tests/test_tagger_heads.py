@@ -58,7 +58,7 @@ def test_what_cannot_be_read_is_left_out_and_the_pooled_numbers_are_those_of_the
     (tmp_path / "b.png").write_bytes(b"no picture")
     rows = [TagRow(str(tmp_path / name), "authentic") for name in ("b.png", "a.png")]
     seed = next(s for s in range(99) if np.random.default_rng([s, 1]).random() > 0.5)  # left as it is
-    (only,) = seen_whole(net, rows, seed=seed)
+    (only,) = seen_whole(net, rows, seed=seed, kept=tmp_path / "whole.jsonl")
     assert only.row.path.endswith("a.png")
     np.testing.assert_array_equal(only.pooled, DomainTagger(net, device="cpu").pooled(Image.fromarray(rgb)))
 
@@ -69,7 +69,7 @@ def test_a_run_that_was_killed_while_it_looked_looks_at_the_rest_alone(net, tmp_
         rgb = np.random.default_rng(i).integers(0, 255, (70, 90, 3), np.uint8)
         Image.fromarray(rgb).save(tmp_path / f"{i}.png")
         rows.append(TagRow(str(tmp_path / f"{i}.png"), "authentic"))
-    kept, looks = tmp_path / "whole.f32", []
+    kept, looks = tmp_path / "whole.jsonl", []
     look = DomainTagger.pooled
     monkeypatch.setattr(DomainTagger, "pooled", lambda *given: looks.append(1) or look(*given))
 
@@ -78,7 +78,7 @@ def test_a_run_that_was_killed_while_it_looked_looks_at_the_rest_alone(net, tmp_
         pooled = [one.pooled for one in itertools.islice(seen_whole(net, rows, seed=seed, kept=kept), upto)]
         return np.array(pooled), len(looks)
 
-    whole, _ = seen(net, kept=None)
+    whole, _ = seen(net, kept=tmp_path / "another.jsonl")
     seen(net, upto=2)
     kept.write_bytes(kept.read_bytes() + b"cut")
     for fresh in (2, 0):
@@ -112,4 +112,4 @@ def test_a_run_trains_the_heads_on_whole_pictures_where_its_recipe_asks_for_it(t
     assert "whole pictures for the heads: 4" in said
     weights = [DomainTagger.load(tmp_path / name / "tagger", "cpu").net.tag_head.weight for name in ("crops", "whole")]
     assert not torch.equal(*weights)
-    assert not (tmp_path / "whole" / "whole.f32").exists()
+    assert not (tmp_path / "whole" / "whole.jsonl").exists()

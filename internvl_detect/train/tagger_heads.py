@@ -4,12 +4,12 @@ Crops have few cells; peaks over the thousands of cells of a photograph are high
 alone takes many a large photograph for an edited one. Every picture is looked at once, the convolutions stay as they
 are, and only what turns pooled numbers into tags and methods is trained. Not here: the crops' training (``tagger``).
 
-    net = train_heads(net, seen_whole(net, rows, seed=0), shares=(0.4, 0.28, 0.12, 0.04, 0.16))
+    net = train_heads(net, seen_whole(net, rows, seed=0, kept=kept), shares=(0.4, 0.28, 0.12, 0.04, 0.16))
 """
 
 from __future__ import annotations
 
-import contextlib
+import base64
 import copy
 import hashlib
 import json
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from internvl_detect.data.jsonl import atomically
+from internvl_detect.data.jsonl import remembered
 from internvl_detect.errors import IvdetectError
 from internvl_detect.media.degrade import jpeg
 from internvl_detect.media.image import open_image
@@ -52,48 +52,34 @@ def seen_whole(
     rows: Sequence[TagRow],
     *,
     seed: int,
+    kept: Path,
     device: str = "cpu",
-    kept: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Whole]:
     """Every row's whole picture as the network pools it; what cannot be read is left out. ``progress`` is told (done,
     of how many) every 50.
 
-    What was seen is written to ``kept``, and not looked at again by a run that goes on with the same network and rows.
+    What was seen is added to ``kept``, and not looked at again by a run that goes on with the same network and rows.
     """
     tagger = DomainTagger(net, device=device)
-    with contextlib.ExitStack() as stack:
-        before: dict[int, np.ndarray] = {}
-        file = None
-        if kept is not None:
-            rest = hashlib.sha256(json.dumps([[row.path for row in rows], seed]).encode()).hexdigest()
-            before = _seen_before(kept, f"{tagger.fingerprint} {rest}\n".encode(), net.pooled_size)
-            file = stack.enter_context(kept.open("ab"))
+    about = [tagger.fingerprint, seed, [row.path for row in rows]]
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    known = remembered(kept, key)
+    with kept.open("a", encoding="utf-8") as file:
+        print(file=file)  # ends a line that was cut off
         for at, row in enumerate(rows):
-            pooled = before.get(at)
-            if pooled is None:
+            line = known.get(str(at))
+            if line is None:
                 try:
                     picture = _posted(open_image(row.path).rgb, np.random.default_rng([seed, at]))
                 except IvdetectError:
                     continue
-                pooled = tagger.pooled(picture)
-                if file is not None:
-                    file.write(np.array([at, *pooled], np.float32).tobytes())
-            yield Whole(row, pooled)
+                numbers = base64.b64encode(tagger.pooled(picture).tobytes()).decode()
+                line = {"picture": str(at), "key": key, "pooled": numbers}
+                print(json.dumps(line), file=file, flush=True)
+            yield Whole(row, np.frombuffer(base64.b64decode(line["pooled"]), np.float32))
             if progress is not None and (at + 1) % 50 == 0:
                 progress(at + 1, len(rows))
-
-
-def _seen_before(kept: Path, head: bytes, size: int) -> dict[int, np.ndarray]:
-    """Number of a row -> its pooled numbers, as a killed run kept them after the same ``head``; whatever else the file
-    holds is taken away."""
-    raw = kept.read_bytes() if kept.is_file() else b""
-    body = raw[len(head) :] if raw.startswith(head) else b""
-    one = 4 * (size + 1)  # bytes: the number and the pooled ones
-    whole = np.frombuffer(body[: len(body) // one * one], np.float32).reshape(-1, size + 1)
-    with atomically(kept) as file:
-        file.write(head + whole.tobytes())
-    return {int(line[0]): line[1:] for line in whole}
 
 
 def _posted(picture: Image.Image, rng: np.random.Generator) -> Image.Image:

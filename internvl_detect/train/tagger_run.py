@@ -157,7 +157,7 @@ def run(
             echo(f"whole picture {done} of {of}")
 
         net = train_tagger(parts["train"], folder, how, device=device, start=start, progress=told)
-        kept = folder / "whole.f32"
+        kept = folder / "whole.jsonl"
         if how.whole:
             chosen = drawn(parts["train"], how.whole)
             echo(f"whole pictures for the heads: {len(chosen)}")
