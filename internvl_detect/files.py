@@ -19,6 +19,7 @@ import yaml
 from internvl_detect.errors import ConfigError, OutputError
 
 MAX_BYTES = 32 * 2**20
+UNFINISHED = ".unfinished-"  # how the name of what is being written begins; a killed run leaves it
 
 
 def read_text(path: str | Path, *, what: str, max_bytes: int = MAX_BYTES) -> str:
@@ -74,7 +75,7 @@ def alone_in(folder: str | Path) -> Iterator[None]:
 def is_new(folder: Path) -> bool:
     """Whether a run may begin in ``folder``: there is none, or no more in it than a run that was killed in its first
     moments leaves, unfinished files and folders without any."""
-    return all(path.is_dir() or path.name.startswith(".unfinished-") for path in folder.rglob("*"))
+    return all(path.is_dir() or path.name.startswith(UNFINISHED) for path in folder.rglob("*"))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

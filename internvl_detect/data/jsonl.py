@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from internvl_detect.data.findings import show
 from internvl_detect.errors import DataError, OutputError
+from internvl_detect.files import UNFINISHED
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
@@ -119,7 +120,7 @@ def atomically(path: str | Path) -> Iterator[BinaryIO]:
         if path.exists() and not path.is_file():
             raise OutputError(f"{path} is no ordinary file", do="name a new file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()

@@ -18,7 +18,7 @@ from internvl_detect.data.forge.plan import SUMMARY, Settings, Task
 from internvl_detect.data.jsonl import MAX_LINE_BYTES, BadJson, atomically, dump, parse
 from internvl_detect.data.manifest import ManifestRow, write_manifest
 from internvl_detect.errors import ConfigError, OutputError
-from internvl_detect.files import is_new, read_text
+from internvl_detect.files import UNFINISHED, is_new, read_text
 
 RECORDS, MANIFEST = "records.jsonl", "manifest.csv"
 DOMAINS = {"photoshop": "ps", "deepfake": "df", "aigc_editing": "aigc", "ai_generated": "aigc"}
@@ -37,7 +37,7 @@ class Journal:
         self._check_folder()
         try:
             out.mkdir(parents=True, exist_ok=True)
-            for left_over in out.glob("**/.unfinished-*"):  # of a run that was killed while it wrote
+            for left_over in out.glob(f"**/{UNFINISHED}*"):  # of a run that was killed while it wrote
                 left_over.unlink(missing_ok=True)
             self.write_summary({"finished": False})  # first: it tells a run that goes on that the folder is ours
             self.file: BinaryIO = open(out / RECORDS, "a+b")  # noqa: SIM115 - closed by close()

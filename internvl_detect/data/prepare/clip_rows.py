@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_detect.errors import OutputError
+from internvl_detect.files import UNFINISHED
 from internvl_detect.media.video import open_video
 
 FORMATS: dict[str, dict[str, Any]] = {
@@ -61,7 +62,7 @@ def _write(path: str, home: Path, count: int, form: str) -> None:
     unfinished = None
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = tempfile.mkdtemp(prefix=".unfinished-", dir=home.parent)
+        unfinished = tempfile.mkdtemp(prefix=UNFINISHED, dir=home.parent)
         for index, frame in dict(zip(clip.indices, clip.frames, strict=True)).items():
             frame.save(os.path.join(unfinished, f"{index:06d}.{form}"), **FORMATS[form])
         os.chmod(unfinished, 0o755)

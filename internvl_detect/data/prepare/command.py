@@ -22,7 +22,7 @@ from internvl_detect.data.jsonl import atomically, dump
 from internvl_detect.data.manifest import ManifestRow
 from internvl_detect.data.prepare.training_set import Prepared, PrepareOptions, claim, prepare_rows
 from internvl_detect.errors import ConfigError, DataError
-from internvl_detect.files import alone_in
+from internvl_detect.files import UNFINISHED, alone_in
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def prepare_source(
     first: list[Finding] = []
     with alone_in(out):
         claim(out)
-        for left in out.glob(".unfinished-*"):  # by a run that was killed
+        for left in out.glob(f"{UNFINISHED}*"):  # by a run that was killed
             left.unlink(missing_ok=True)
         with finding_log(log) as write:
 

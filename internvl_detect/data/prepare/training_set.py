@@ -32,9 +32,10 @@ from internvl_detect.data.prepare.clip_rows import FORMATS
 from internvl_detect.data.prepare.one_file import FRAMES, Job, Made, convert_file
 from internvl_detect.data.prepare.splits import Places
 from internvl_detect.errors import ConfigError, DataError, OutputError
+from internvl_detect.files import UNFINISHED
 
 MIN_CLIP_S = 0.1  # shorter than the frames of a clip are apart, a minute would be rows without end
-_SPOOL = ".unfinished-rows.jsonl"
+_SPOOL = f"{UNFINISHED}rows.jsonl"
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def _begin(out: Path) -> list[str]:
     """Makes ``out`` ours; gives the names of the datasets of an earlier preparation."""
     claim(out)
     try:
-        for left in (out / FRAMES).glob(".unfinished-*"):  # by a run that was killed
+        for left in (out / FRAMES).glob(f"{UNFINISHED}*"):  # by a run that was killed
             shutil.rmtree(left)
         earlier = list(json.loads((out / DONE).read_text("utf-8"))["datasets"]) if (out / DONE).is_file() else []
     except OSError as error:
@@ -172,7 +173,7 @@ def claim(out: Path) -> None:
     OutputError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        inside = [name for name in os.listdir(out) if not name.startswith(".unfinished-")]
+        inside = [name for name in os.listdir(out) if not name.startswith(UNFINISHED)]
     except OSError as error:
         raise OutputError(f"{out} cannot be used ({error.strerror})", do="choose another folder") from None
     if inside and DONE not in inside and inside != ["findings.jsonl"]:

@@ -30,7 +30,7 @@ from internvl_detect.data.shards.shard_file import Job, Written, check_alone, wi
 from internvl_detect.data.storage.members import extent, index_path
 from internvl_detect.data.storage.stores import is_address
 from internvl_detect.errors import EXIT_OK, ConfigError, DataError, OutputError
-from internvl_detect.files import alone_in, is_new
+from internvl_detect.files import UNFINISHED, alone_in, is_new
 
 MAX_BYTES = 1 << 30
 MAX_SAMPLES = 10_000
@@ -242,6 +242,6 @@ def _leave(out: Path, labels: set[str]) -> None:
             tar = out / f"{part.stem}.tar"
             tar.unlink(missing_ok=True)
             Path(index_path(str(tar))).unlink(missing_ok=True)
-    for unfinished in out.glob(".unfinished-*"):
+    for unfinished in out.glob(f"{UNFINISHED}*"):
         unfinished.unlink(missing_ok=True)
     shutil.rmtree(out / _PARTS)
