@@ -40,7 +40,6 @@ def train_tag(
     """
     from internvl_detect.data.manifest import read_manifest
     from internvl_detect.files import read_yaml
-    from internvl_detect.model.device import device_of
     from internvl_detect.train.material import as_they_are, named
     from internvl_detect.train.tag_data import tag_rows
     from internvl_detect.train.tagger_run import recipe_of, run, with_source
@@ -49,7 +48,6 @@ def train_tag(
     for text in sets or []:
         _put(values, text)
     how = recipe_of(values)
-    device = str(device_of(device))
     rows = [row for path in manifests for row in with_source(tag_rows(read_manifest(path), path.parent), path)]
     rows += as_they_are(named(generated or []), "ai_generated") + as_they_are(named(real or []), "authentic")
     first = None
@@ -59,6 +57,8 @@ def train_tag(
         first = tagger_folder(start)
     told = (lambda text: typer.echo(text, err=True)) if json_ else typer.echo
     result = run(rows, out, how, left_out=left_out or (), device=device, most=most, start=first, echo=told)
+    if not result:  # one of several processes that is not the first
+        return
     if json_:
         typer.echo(json.dumps(result))
         return

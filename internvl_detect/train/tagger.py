@@ -29,6 +29,7 @@ from internvl_detect.errors import CheckpointError, ConfigError, DataError, Ivde
 from internvl_detect.model.domain_tag import read_net
 from internvl_detect.model.tagger_net import Shape, TaggerNet
 from internvl_detect.train.fresh_edits import Drawn, FreshEdits
+from internvl_detect.train.processes import ALONE, Processes
 from internvl_detect.train.rebuild import Rebuilder
 from internvl_detect.train.tag_data import TAGS, Crop, TagRow, cut, keep_decoded
 
@@ -38,15 +39,15 @@ HARMLESS = ("workers", "save_every", "memory_gb", "whole")  # settings that chan
 
 @dataclass(frozen=True)
 class TagTraining:
-    """``batch`` crops a step, of one of ``sizes_px``; ``shares`` of the tags in a batch where rows of all are there;
-    ``map_weight`` multiplies the maps' loss, ``method_weight`` that of how a part was edited. ``lr`` rises over the
-    first 3 % of steps and falls as a cosine to 0. ``strength`` scales how often a crop is resized, blurred, made noisy
-    and compressed: 0 never, 1 mostly. ``repeats`` updates are made of each batch, turned and mirrored, where making
-    batches takes longer than learning from them. The weights that come of it are the running mean of those after each
-    update, which keeps ``average`` of itself; 0 takes the last ones. ``fresh`` is the share of each tag's crops that
-    are made of photographs as they are drawn (``fresh_edits``): ``faces`` are the sources of faces to swap,
-    ``decoders`` the files of each autoencoder that rebuilds. Up to ``memory_gb`` of pictures are kept decoded.
-    After the steps the heads are trained on with ``whole`` pictures (``tagger_heads``)."""
+    """``batch`` crops a step and process, of one of ``sizes_px``; ``shares`` of the tags in a batch where rows of all
+    are there; ``map_weight`` multiplies the maps' loss, ``method_weight`` that of how a part was edited. ``lr``
+    rises over the first 3 % of steps and falls as a cosine to 0. ``strength`` scales how often a crop is resized,
+    blurred, made noisy and compressed: 0 never, 1 mostly. ``repeats`` updates are made of each batch, turned and
+    mirrored, where making batches takes longer than learning from them. The weights that come of it are the running
+    mean of those after each update, which keeps ``average`` of itself; 0 takes the last ones. ``fresh`` is the share
+    of each tag's crops that are made of photographs as they are drawn (``fresh_edits``): ``faces`` are the sources
+    of faces to swap, ``decoders`` the files of each autoencoder that rebuilds. Up to ``memory_gb`` of pictures are
+    kept decoded. After the steps the heads are trained on with ``whole`` pictures (``tagger_heads``)."""
 
     steps: int = 2000
     batch: int = 32
@@ -75,10 +76,10 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 class Batches(Dataset[Batch]):
     """Step -> (uint8 (B, S, S, 3), tags (B,), maps (B, 2, S/8, S/8), methods (B,)). A row that cannot be read is drawn
-    again."""
+    again. Each process of a run, by its ``rank``, draws crops of its own."""
 
-    def __init__(self, rows: Sequence[TagRow], how: TagTraining, first: int = 0) -> None:
-        self.how, self.first = how, first
+    def __init__(self, rows: Sequence[TagRow], how: TagTraining, first: int = 0, rank: int = 0) -> None:
+        self.how, self.first, self.rank = how, first, rank
         sources: dict[str, dict[str, list[TagRow]]] = {}
         for row in rows:
             sources.setdefault(row.tag, {}).setdefault(row.source, []).append(row)
@@ -97,7 +98,9 @@ class Batches(Dataset[Batch]):
     def __getitem__(self, at: int) -> Batch:
         step = self.first + at
         rng = np.random.default_rng([self.how.seed, step])
-        size = int(rng.choice(self.how.sizes_px))
+        size = int(rng.choice(self.how.sizes_px))  # the same for all processes, which wait for each other
+        if self.rank:
+            rng = np.random.default_rng([self.how.seed, step, self.rank])
         crops = []
         for _ in range(max(2, round(self.how.batch * (self.how.sizes_px[0] / size) ** 0.5))):
             crops.append(self._crop(size, rng))
@@ -159,20 +162,22 @@ def train_tagger(
     device: str = "cpu",
     start: str | Path | TaggerNet | None = None,
     progress: Callable[[int, float], None] | None = None,
+    us: Processes = ALONE,
 ) -> TaggerNet:
     """The trained network; goes on from ``out``/checkpoint.safetensors where a run with the same settings and rows was
     killed, and trains nothing where it had come to its end.
 
     ``start`` is a network, or a tagger's folder, that is trained on in place of a drawn one; its shape is taken too.
-    ``progress`` is told (steps done, mean loss of the last ones). Raises DataError for rows that cannot be trained on,
-    ConfigError where the checkpoint is that of another run or the loss is no number.
+    ``progress`` is told (steps done, mean loss of the last ones). Of several processes (``us``) the first writes the
+    checkpoint, and all end with its weights but for the statistics of their own batches. Raises DataError for rows
+    that cannot be trained on, ConfigError where the checkpoint is that of another run or the loss is no number.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(how.seed)
     drawn = TaggerNet(how.shape) if start is None else start
     net = drawn if isinstance(drawn, TaggerNet) else read_net(Path(drawn))[0]
-    about = _about(rows, how, net if start is not None else None)
+    about = _about(rows, how, net if start is not None else None) | {"processes": str(us.count)}
     net = net.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.lr, weight_decay=how.weight_decay)
     mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(how.average), use_buffers=True) if how.average else None
@@ -181,7 +186,7 @@ def train_tagger(
     if how.memory_gb:
         paths = (path for row in rows for path in (row.path, row.mask) if path)
         keep_decoded(paths, most_bytes=how.memory_gb * 1e9, threads=how.workers)
-    batches = Batches(rows, how, first)
+    batches = Batches(rows, how, first, us.rank)
     loader = DataLoader(batches, batch_size=None, num_workers=how.workers, pin_memory=device != "cpu")
     losses: list[float] = []
     half = torch.autocast(torch.device(device).type, torch.bfloat16)
@@ -197,6 +202,7 @@ def train_tagger(
                 loss = tagger_loss(net, turned(on_device, step + 3 * turn) if turn else on_device, how)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
+            us.mean_gradients(net.parameters())
             torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
             optimiser.step()
             if mean is not None:
@@ -207,7 +213,7 @@ def train_tagger(
                 raise ConfigError(f"the loss is {losses[-1]} at step {step}", expected="a number", do="lower lr")
         if progress is not None and (step + 1) % 50 == 0:
             progress(step + 1, sum(losses) / len(losses))
-        if (step + 1) % how.save_every == 0 or step + 1 == how.steps:
+        if us.first and ((step + 1) % how.save_every == 0 or step + 1 == how.steps):
             _store(folder / CHECKPOINT, net, mean, optimiser, {**about, "step": str(step + 1)})
     return (net if mean is None else mean.module).eval()
 

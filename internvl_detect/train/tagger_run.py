@@ -16,6 +16,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from internvl_detect.files import alone_in
 from internvl_detect.model.domain_tag import DomainTagger, save
 from internvl_detect.model.save import whole_folder
 from internvl_detect.model.tagger_net import Shape
+from internvl_detect.train.processes import joined
 from internvl_detect.train.tag_data import TAGS, TagRow
 from internvl_detect.train.tagger import TagTraining, train_tagger
 from internvl_detect.train.tagger_fit import Looked, fit, look_at, summary
@@ -121,7 +123,8 @@ def run(
     start: str | Path | None = None,
     echo: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Train, fit and measure; returns what run.json holds. ``left_out`` sources are measured on and nothing else.
+    """Train, fit and measure; returns what run.json holds, in the first of several processes: all others end with {}
+    when the steps are done. ``left_out`` sources are measured on and nothing else.
 
     ``start`` is the folder of a tagger to go on from. ``most`` pictures are looked at for validation, as many for the
     test and for the left out ones, these beside test pictures of the other class. Raises DataError where a split is
@@ -145,9 +148,11 @@ def run(
                 f"the split {split!r} has only {', '.join(sorted(tags))}", expected="authentic pictures and fakes"
             )
     folder, began, log = Path(out), time.monotonic(), Path(out) / "log.jsonl"
-    with alone_in(folder):
+    with joined(device) as (us, device), alone_in(folder) if us.first else nullcontext():
 
         def told(step: int, loss: float) -> None:
+            if not us.first:
+                return
             seconds = round(time.monotonic() - began, 1)
             with log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "loss": round(loss, 4), "seconds": seconds}) + "\n")
@@ -156,7 +161,9 @@ def run(
         def whole_told(done: int, of: int) -> None:
             echo(f"whole picture {done} of {of}")
 
-        net = train_tagger(parts["train"], folder, how, device=device, start=start, progress=told)
+        net = train_tagger(parts["train"], folder, how, device=device, start=start, progress=told, us=us)
+        if not us.first:
+            return {}
         kept = folder / "whole.jsonl"
         if how.whole:
             chosen = drawn(parts["train"], how.whole)
