@@ -84,13 +84,24 @@ def test_files_are_judged_graded_and_shown_and_a_second_call_judges_only_what_fa
     line = report["lines"][0]
     assert (line["n_real"], line["n_fake"], line["n_failed"]) == (2, 3, 1)
     assert {"detection.csv", "detection.tex", "tables.md"} <= {p.name for p in (out / "tables").iterdir()}
-    assert "Most confident mistakes" in (out / "evaluation.html").read_text()
+    shown = "Most confident mistakes" in (out / "evaluation.html").read_text()
+    assert shown == any(report["mistakes"].values())
     before = (out / "predictions.jsonl").read_bytes()
     code, _, said = evaluate("--data", data, "--out", out)
     assert code == 1 and "5 of 6 files have a prediction" in said
     assert (out / "predictions.jsonl").read_bytes() == before
     code, _, said = evaluate("--data", data, "--out", out, "--no-equalise")
     assert code == 2 and "side_px" in said
+
+
+def test_the_most_confident_mistakes_are_shown(data, tmp_path):
+    said = tmp_path / "said.jsonl"
+    said.write_text("".join(json.dumps({"image": f"pictures/{i}.png", "score": 0.99}) + "\n" for i in range(6)))
+    code, _, _ = evaluate("--model", "none", "--data", data, "--out", tmp_path / "run", "--predictions", f"sure={said}")
+    assert code in (0, 1)
+    report = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert [row["kind"] for row in report["mistakes"]["sure"]], "authentic pictures are called fake"
+    assert "Most confident mistakes" in (tmp_path / "run" / "evaluation.html").read_text()
 
 
 def test_shards_give_the_same_bytes_as_one_run_and_a_run_against_itself_differs_by_nothing(data, tmp_path):
