@@ -14,6 +14,7 @@ REGION_QUESTION = (
     "in thousandths of the picture's width and height."
 )
 SEGMENT_QUESTION = "Mark what was edited."
+WORD_TOKENS = 128  # most tokens of an answer in words, unless another number is asked for
 SEG = "<SEG>"  # the answer to it: a token of its own where the model has one, whose hidden state prompts the mask
 # In front of a question, as a domain tagger's first guess (FakeShield's manner). A guess may be wrong: see data.asking.
 TAG_SENTENCES = {

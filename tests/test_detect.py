@@ -22,6 +22,7 @@ from internvl_detect.model.checkpoint import load_base
 from internvl_detect.model.prompts import IMAGE_QUESTION, VIDEO_QUESTION
 from internvl_detect.model.score import p_fake
 from internvl_detect.model.yes_no import YesNo, yes_no_sets
+from internvl_detect.questions import WORD_TOKENS
 from internvl_detect.verdict import Failure, Frame, Verdict, from_row
 
 
@@ -78,7 +79,7 @@ def test_words_are_what_plain_greedy_generation_says(detector, photo):
         out = model.generate(
             input_ids=torch.tensor([ids]),
             pixel_values=torch.from_numpy(tiles.normalised()),
-            max_new_tokens=64,
+            max_new_tokens=WORD_TOKENS,
             do_sample=False,
             eos_token_id=detector.asker.answerer.stop,
             pad_token_id=detector.asker.answerer.pad,

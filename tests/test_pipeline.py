@@ -30,7 +30,7 @@ from internvl_detect.model.mask_adapter import add_mask_adapter
 from internvl_detect.model.masker import Masker
 from internvl_detect.model.prompts import encode_conversation, encode_turns
 from internvl_detect.model.seg import add_seg, seg_id, seg_turn
-from internvl_detect.questions import IMAGE_QUESTION, SEGMENT_QUESTION, explain_question, tagged
+from internvl_detect.questions import IMAGE_QUESTION, SEGMENT_QUESTION, WORD_TOKENS, explain_question, tagged
 from internvl_detect.serve import wire
 from internvl_detect.verdict import from_row
 
@@ -116,7 +116,7 @@ def test_words_answer_the_question_with_its_tag_as_a_fresh_conversation_does(loa
         ids, pixels = conversation(detector, Image.open(path), answer_of(odds), question)
         answerer = detector.asker.answerer
         out = loaded.model.generate(
-            input_ids=ids, pixel_values=pixels, max_new_tokens=64, do_sample=False, eos_token_id=answerer.stop,
+            input_ids=ids, pixel_values=pixels, max_new_tokens=WORD_TOKENS, do_sample=False, eos_token_id=answerer.stop,
             pad_token_id=answerer.pad,
         )  # fmt: skip
         wanted.append(answerer.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip())

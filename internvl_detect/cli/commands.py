@@ -31,6 +31,7 @@ from internvl_detect.cli.options import (
     Trust,
     Url,
 )
+from internvl_detect.questions import WORD_TOKENS
 
 commands = typer.Typer()
 
@@ -46,7 +47,7 @@ def detect(
     mask_adapter: MaskAdapter = None,
     explain: Annotated[bool, typer.Option("--explain", "-e", help="Add the model's words.")] = False,
     language: Annotated[str | None, typer.Option(help="Language of the words, such as German.")] = None,
-    max_words: Annotated[int, typer.Option(min=1, max=4096, help="Most tokens of the words.")] = 64,
+    max_words: Annotated[int, typer.Option(min=1, max=4096, help="Most tokens of the words.")] = WORD_TOKENS,
     regions: Annotated[
         bool, typer.Option("--regions", help="Ask about every tile alone; say which look fake.")
     ] = False,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from internvl_detect.cli.options import Adapter, BatchSize, Device, Dtype, Frames, Json, MaxTiles, Tagger
+from internvl_detect.questions import WORD_TOKENS
 
 
 def evaluate(
@@ -42,7 +43,7 @@ def evaluate(
     faithfulness: Annotated[bool, typer.Option("--faithfulness", help="Measure whether words and masks hold.")] = False,
     probe_limit: Annotated[int, typer.Option(min=1, max=10_000, help="Pictures of each class for these two.")] = 100,
     explain: Annotated[bool, typer.Option("--explain", "-e", help="Ask for words, and grade them.")] = False,
-    max_words: Annotated[int, typer.Option(min=1, max=4096, help="Most tokens of the words.")] = 64,
+    max_words: Annotated[int, typer.Option(min=1, max=4096, help="Most tokens of the words.")] = WORD_TOKENS,
     css: Annotated[
         str | None, typer.Option(help="Compare words by meaning: offline, or a sentence-transformers folder.")
     ] = None,

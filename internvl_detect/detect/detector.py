@@ -32,7 +32,7 @@ from internvl_detect.media.source import name_of
 from internvl_detect.media.tiles import TileSettings
 from internvl_detect.media.video import VideoLimits
 from internvl_detect.model.calibration import Calibration
-from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION
+from internvl_detect.questions import IMAGE_QUESTION, VIDEO_QUESTION, WORD_TOKENS
 from internvl_detect.verdict import Failure, Verdict
 
 Media = str | Path | bytes | BinaryIO
@@ -56,7 +56,7 @@ class Detector:
         limits: Limits | None = None,
         video_limits: VideoLimits | None = None,
         question: str | None = None,
-        word_tokens: int = 64,
+        word_tokens: int = WORD_TOKENS,
         provenance: bool = True,
         trust: str | None = None,
         tagger: Any = None,

@@ -22,7 +22,7 @@ from internvl_detect.model.mask_adapter import drawing
 from internvl_detect.model.prompts import encode_question, encode_turns
 from internvl_detect.model.seg import seg_id, seg_turn
 from internvl_detect.model.settings import AdapterSettings
-from internvl_detect.questions import IMAGE_QUESTION
+from internvl_detect.questions import IMAGE_QUESTION, WORD_TOKENS
 
 PADDED_AT_MOST = 0.8  # the shortest prompt of a batch is at least this share of its longest
 NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
@@ -32,7 +32,7 @@ Unit = tuple[Job, int]  # a job and the number of one of its requests
 class Asker:
     """Asks a model about jobs, batch by batch; answers in words have at most ``word_tokens`` tokens."""
 
-    def __init__(self, loaded: LoadedModel, calibration: Calibration, word_tokens: int = 64) -> None:
+    def __init__(self, loaded: LoadedModel, calibration: Calibration, word_tokens: int = WORD_TOKENS) -> None:
         self.answerer, self.calibration, self.word_tokens = Answerer(loaded), calibration, word_tokens
         self.has_seg, self.draws_apart = seg_id(loaded) is not None, loaded.mask_settings is not None
 

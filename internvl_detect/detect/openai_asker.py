@@ -30,6 +30,7 @@ from internvl_detect.media.video import Clip
 from internvl_detect.model.calibration import Calibration
 from internvl_detect.model.prompts import encode_question
 from internvl_detect.model.settings import AdapterSettings
+from internvl_detect.questions import WORD_TOKENS
 
 IN_FLIGHT = 32  # requests under way at once
 UNKNOWN_KIND = "fake"
@@ -69,7 +70,7 @@ class Question:
 class OpenAIAsker:
     """Asks ``served``; see ``interface.Asks``. At most ``IN_FLIGHT`` requests are under way."""
 
-    def __init__(self, served: Served, calibration: Calibration, word_tokens: int = 64) -> None:
+    def __init__(self, served: Served, calibration: Calibration, word_tokens: int = WORD_TOKENS) -> None:
         tiles, frame_tiles = served.settings.tiles, served.settings.frame_tiles
         if tiles.min_tiles != 1:
             raise ConfigError(f"settings with min_tiles {tiles.min_tiles}", expected="1 for a model behind a server")
