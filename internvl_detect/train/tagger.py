@@ -177,7 +177,7 @@ def train_tagger(
     torch.manual_seed(how.seed)
     drawn = TaggerNet(how.shape) if start is None else start
     net = drawn if isinstance(drawn, TaggerNet) else read_net(Path(drawn))[0]
-    about = _about(rows, how, net if start is not None else None) | {"processes": str(us.count)}
+    about = _about(rows, how, net if start is not None else None) | {"number of processes": str(us.count)}
     net = net.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.lr, weight_decay=how.weight_decay)
     mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(how.average), use_buffers=True) if how.average else None
