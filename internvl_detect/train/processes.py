@@ -55,11 +55,10 @@ def joined(device: str) -> Iterator[tuple[Processes, str]]:
         yield ALONE, str(device_of(device))
         return
     kind = device_of(device).type
-    own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if kind == "cuda" else kind
     if kind == "cuda":
-        torch.cuda.set_device(own)
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # which is what "cuda" means from here on
     dist.init_process_group("nccl" if kind == "cuda" else "gloo")
     try:
-        yield Processes(dist.get_rank(), count), own
+        yield Processes(dist.get_rank(), count), kind
     finally:
         dist.destroy_process_group()

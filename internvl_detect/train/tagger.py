@@ -168,16 +168,17 @@ def train_tagger(
     killed, and trains nothing where it had come to its end.
 
     ``start`` is a network, or a tagger's folder, that is trained on in place of a drawn one; its shape is taken too.
-    ``progress`` is told (steps done, mean loss of the last ones). Of several processes (``us``) the first writes the
-    checkpoint, and all end with its weights but for the statistics of their own batches. Raises DataError for rows
-    that cannot be trained on, ConfigError where the checkpoint is that of another run or the loss is no number.
+    ``progress`` is told (steps done, mean loss of the last ones). Of several processes (``us``) the first tells and
+    writes the checkpoint; all end with its weights but for the statistics of their own batches. Raises DataError
+    for rows that cannot be trained on, ConfigError where the checkpoint is that of another run or the loss is no
+    number.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(how.seed)
     drawn = TaggerNet(how.shape) if start is None else start
     net = drawn if isinstance(drawn, TaggerNet) else read_net(Path(drawn))[0]
-    about = _about(rows, how, net if start is not None else None) | {"number of processes": str(us.count)}
+    about = _about(rows, how, net if start is not None else None, us)
     net = net.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.lr, weight_decay=how.weight_decay)
     mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(how.average), use_buffers=True) if how.average else None
@@ -211,19 +212,20 @@ def train_tagger(
             losses = [*losses[-19:], float(loss.detach())]
             if not math.isfinite(losses[-1]):
                 raise ConfigError(f"the loss is {losses[-1]} at step {step}", expected="a number", do="lower lr")
-        if progress is not None and (step + 1) % 50 == 0:
+        if us.first and progress is not None and (step + 1) % 50 == 0:
             progress(step + 1, sum(losses) / len(losses))
         if us.first and ((step + 1) % how.save_every == 0 or step + 1 == how.steps):
             _store(folder / CHECKPOINT, net, mean, optimiser, {**about, "step": str(step + 1)})
     return (net if mean is None else mean.module).eval()
 
 
-def _about(rows: Sequence[TagRow], how: TagTraining, start: TaggerNet | None) -> dict[str, str]:
-    """What must be the same for a run to go on: settings, pictures, weights that it began with."""
+def _about(rows: Sequence[TagRow], how: TagTraining, start: TaggerNet | None, us: Processes) -> dict[str, str]:
+    """What must be the same for a run to go on: settings, pictures, weights that it began with, how many learn."""
     said = {f.name: repr(getattr(how, f.name)) for f in fields(how) if f.name not in HARMLESS}
     said["pictures"] = hashlib.sha256("\n".join(map(repr, rows)).encode()).hexdigest()
     weights = b"" if start is None else save({k: v.cpu().contiguous() for k, v in start.state_dict().items()})
     said["start"] = hashlib.sha256(weights).hexdigest()
+    said["number of processes"] = str(us.count)
     return said
 
 

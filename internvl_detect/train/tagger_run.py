@@ -151,8 +151,6 @@ def run(
     with joined(device) as (us, device), alone_in(folder) if us.first else nullcontext():
 
         def told(step: int, loss: float) -> None:
-            if not us.first:
-                return
             seconds = round(time.monotonic() - began, 1)
             with log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "loss": round(loss, 4), "seconds": seconds}) + "\n")
