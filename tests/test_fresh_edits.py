@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from internvl_detect.errors import ConfigError
 from internvl_detect.model.tagger_net import METHODS
 from internvl_detect.train import tag_data
 from internvl_detect.train.fresh_edits import WORN, Drawn, FreshEdits
@@ -85,13 +86,31 @@ def test_what_was_compressed_keeps_its_size_and_most_of_its_look():
     assert all(f.shape == rgb.shape and np.abs(f.astype(int) - rgb).mean() < 16 for f in found)
 
 
-def test_batches_are_the_same_with_pictures_kept_decoded(rows, monkeypatch):
+def test_batches_are_the_same_with_pictures_kept_decoded(rows, monkeypatch, tmp_path):
     how = TagTraining(steps=3, batch=4, sizes_px=(96,), fresh=(0.5, 0.0, 0.0, 0.0, 1.0))
     plain = Batches(rows, how)[1]
-    monkeypatch.setattr(tag_data, "_kept", {})
-    taken = keep_decoded([row.path for row in rows] + ["nothing.png"], most_bytes=1e6, threads=2)
-    assert taken == 2 * 420 * 300 * 3 and len(tag_data._kept) == 2  # a third has no room
+    monkeypatch.setattr(tag_data, "_decoded_in", None)
+    paths = [row.path for row in rows] + ["nothing.png"]
+    assert keep_decoded(paths, tmp_path / "kept", processes=2) == len(rows)
+    assert keep_decoded(paths, tmp_path / "kept", processes=2) == 0  # a later run finds them
+    monkeypatch.setattr(tag_data, "_read", None)  # nothing is decoded any more
     assert all(torch.equal(a, b) for a, b in zip(plain, Batches(rows, how)[1], strict=True))
+
+
+def test_a_picture_that_changed_is_not_taken_from_what_was_kept_of_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(tag_data, "_decoded_in", None)
+    path = str(tmp_path / "a.png")
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(path)
+    keep_decoded([path], tmp_path / "kept", processes=1)
+    Image.new("RGB", (9, 8), (4, 5, 6)).save(path)
+    assert tag_data.pixels(path).shape == (8, 9, 3)
+
+
+def test_a_folder_that_cannot_hold_decoded_pictures_is_named(rows, monkeypatch, tmp_path):
+    monkeypatch.setattr(tag_data, "_decoded_in", None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be kept decoded in .*file"):
+        keep_decoded([rows[0].path], tmp_path / "file", processes=1)
 
 
 def test_a_batch_turns_with_its_maps_in_seven_ways():

@@ -32,6 +32,11 @@ class Processes:
     def first(self) -> bool:
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.count > 1:
+            dist.barrier()
+
     def mean_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Gives every process the mean of all processes' gradients: that of one batch as large as all of theirs."""
         if self.count == 1:

@@ -10,20 +10,23 @@ pictures of many sizes. Not here: the network and its training (``tagger``), who
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter
 
 from internvl_detect.data.findings import show
+from internvl_detect.data.jsonl import atomically
 from internvl_detect.data.labels import verity
 from internvl_detect.data.manifest import ManifestRow
-from internvl_detect.errors import DataError, IvdetectError
+from internvl_detect.errors import ConfigError, DataError, IvdetectError
 from internvl_detect.media.degrade import jpeg
 from internvl_detect.media.image import open_image
 from internvl_detect.model.tagger_net import METHODS
@@ -34,7 +37,7 @@ CELL_PX = 8
 SLIVER = 0.004  # share of a crop that is edited below which the crop has no tag
 UNKNOWN = -1.0
 ALIGNED = 0.5  # share of the crops that begin where a block of the picture's JPEG does, as a picture saved again does
-AT_ONCE = 256  # pictures decoded before it is seen whether there is room for more
+ENLARGED, MOST_ENLARGED = 0.1, 1.6  # share of the crops that are enlarged, and by how much at most
 _OF_LABEL = {"real": "authentic", "ai_generated": "ai_generated", "deepfake": "deepfake", "tampered": "photoshop"}
 _KERNELS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BOX)
 
@@ -90,37 +93,56 @@ def tag_rows(rows: Iterable[ManifestRow], root: Path) -> list[TagRow]:
     return found
 
 
-_kept: dict[str, np.ndarray] = {}
+_decoded_in: Path | None = None  # where ``keep_decoded`` keeps pictures
 
 
-def keep_decoded(paths: Iterable[str], *, most_bytes: float, threads: int) -> int:
-    """Decode pictures once into the memory of this process, which those that it forks share; the bytes taken.
+def keep_decoded(paths: Sequence[str], folder: str | Path, *, processes: int) -> int:
+    """Decode pictures once into files that every process maps into its memory; how many it decoded.
 
-    Pictures that cannot be read, or have no room left, are decoded, or told, when a crop is cut.
+    What a run before left in ``folder`` is kept. Pictures that cannot be read are told when a crop is cut. Raises
+    ConfigError for a folder that cannot be written to, or has no room left.
     """
-    _kept.clear()
-    taken, left = 0, list(dict.fromkeys(paths))
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        for at in range(0, len(left), AT_ONCE):
-            for path, rgb in pool.map(_or_none, left[at : at + AT_ONCE]):
-                if rgb is None:
-                    continue
-                if taken + rgb.nbytes > most_bytes:
-                    return taken
-                _kept[path] = rgb
-                taken += rgb.nbytes
-    return taken
+    global _decoded_in
+    _decoded_in = Path(folder)
+    try:
+        _decoded_in.mkdir(parents=True, exist_ok=True)
+        left = [(path, str(at)) for path in dict.fromkeys(paths) if (at := _kept_at(path)) and not at.is_file()]
+        if not left:
+            return 0
+        with ProcessPoolExecutor(max(1, processes), get_context("spawn")) as pool:
+            return sum(pool.map(_keep, *zip(*left, strict=True), chunksize=8))
+    except OSError as error:
+        raise ConfigError(
+            f"pictures cannot be kept decoded in {folder} ({error.strerror or error})",
+            expected="a folder with room for 3 bytes a pixel",
+            do="choose another, or leave decoded out",
+        ) from None
+
+
+def _kept_at(path: str) -> Path | None:
+    """Where the picture is kept decoded; None where nothing is, or there is no such picture."""
+    try:
+        about = Path(path).stat() if _decoded_in is not None else None
+    except OSError:
+        return None
+    if about is None or _decoded_in is None:
+        return None
+    key = f"{Path(path).resolve()} {about.st_size} {about.st_mtime_ns}"
+    return _decoded_in / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+
+
+def _keep(path: str, at: str) -> int:
+    try:
+        rgb = _decoded(path)
+    except IvdetectError:
+        return 0
+    with atomically(Path(at)) as file:
+        np.save(file, rgb)
+    return 1
 
 
 def _decoded(path: str) -> np.ndarray:
     return np.asarray(open_image(path).rgb)
-
-
-def _or_none(path: str) -> tuple[str, np.ndarray | None]:
-    try:
-        return path, _decoded(path)
-    except IvdetectError:
-        return path, None
 
 
 _read = lru_cache(maxsize=64)(_decoded)
@@ -128,8 +150,10 @@ _read = lru_cache(maxsize=64)(_decoded)
 
 def pixels(path: str) -> np.ndarray:
     """The picture as uint8 (H, W, 3), not to be written to. Raises MediaError."""
-    kept = _kept.get(path)
-    return _read(path) if kept is None else kept
+    at = _kept_at(path)
+    if at is not None and at.is_file():
+        return np.load(at, mmap_mode="r")
+    return _read(path)
 
 
 def _mask(row: TagRow, size_hw: tuple[int, ...]) -> np.ndarray | None:
@@ -154,8 +178,12 @@ def crop_of(
 ) -> Crop:
     """``cut`` of a picture that is in memory, uint8 (H, W, 3), with its boolean (H, W) mask; ``row`` names its kind."""
     height, width = rgb.shape[:2]
-    factor = float(rng.uniform(0.45, 1.0)) if rng.random() < 0.4 * strength else 1.0
-    want = max(size_px, round(size_px / factor))
+    resized, factor = rng.random(), 1.0
+    if resized < ENLARGED * strength:
+        factor = float(rng.uniform(1.0, MOST_ENLARGED))
+    elif resized < (ENLARGED + 0.35) * strength:
+        factor = float(rng.uniform(0.45, 1.0))
+    want = round(size_px / factor)
     want = min(want, max(size_px, min(width, height)))
     x, y = _corner((width, height), want, mask, rng)
     if rng.random() < ALIGNED:
@@ -215,10 +243,19 @@ def worn(rgb: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
     return np.asarray(jpeg(picture, quality=int(rng.integers(60, 99)), subsampling=int(rng.choice([0, 2]))))
 
 
+def toned(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Brighter or darker, with more or less contrast or colour: what makes pictures of a collection look alike."""
+    enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[int(rng.integers(3))]
+    return enhance(picture).enhance(float(rng.uniform(0.6, 1.4)))
+
+
 def degraded(rgb: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
-    """The crop blurred, sharpened, noisy and compressed, each in a part of the cases; same generator, same pixels."""
+    """The crop toned, blurred, sharpened, noisy and compressed, each in a part of the cases; same generator, same
+    pixels."""
     picture = Image.fromarray(np.ascontiguousarray(rgb))
     chance = rng.random(5)
+    if chance[4] < 0.2 * strength:
+        picture = toned(picture, rng)
     if chance[0] < 0.1 * strength:
         picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.2))))
     elif chance[0] < 0.2 * strength:

@@ -34,7 +34,7 @@ from internvl_detect.train.rebuild import Rebuilder
 from internvl_detect.train.tag_data import TAGS, Crop, TagRow, cut, keep_decoded
 
 CHECKPOINT = "checkpoint.safetensors"
-HARMLESS = ("workers", "save_every", "memory_gb", "whole")  # settings that change no weight of these steps
+HARMLESS = ("workers", "save_every", "decoded", "whole")  # settings that change no weight of these steps
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class TagTraining:
     mirrored, where making batches takes longer than learning from them. The weights that come of it are the running
     mean of those after each update, which keeps ``average`` of itself; 0 takes the last ones. ``fresh`` is the share
     of each tag's crops that are made of photographs as they are drawn (``fresh_edits``): ``faces`` are the sources
-    of faces to swap, ``decoders`` the files of each autoencoder that rebuilds. Up to ``memory_gb`` of pictures are
-    kept decoded. After the steps the heads are trained on with ``whole`` pictures (``tagger_heads``)."""
+    of faces to swap, ``decoders`` the files of each autoencoder that rebuilds. ``decoded`` is a folder to keep decoded
+    pictures in. After the steps the heads are trained on with ``whole`` pictures (``tagger_heads``)."""
 
     steps: int = 2000
     batch: int = 32
@@ -66,7 +66,7 @@ class TagTraining:
     seed: int = 0
     workers: int = 1
     save_every: int = 200
-    memory_gb: float = 0.0
+    decoded: str = ""
     whole: int = 0
     shape: Shape = Shape()
 
@@ -184,9 +184,10 @@ def train_tagger(
     mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(how.average), use_buffers=True) if how.average else None
     first = _restore(folder / CHECKPOINT, net, mean, optimiser, about)
     net.train()
-    if how.memory_gb:
-        paths = (path for row in rows for path in (row.path, row.mask) if path)
-        keep_decoded(paths, most_bytes=how.memory_gb * 1e9, threads=how.workers)
+    if how.decoded:
+        paths = [path for row in rows for path in (row.path, row.mask) if path]
+        keep_decoded(paths[us.rank :: us.count], how.decoded, processes=how.workers)
+        us.wait()
     batches = Batches(rows, how, first, us.rank)
     loader = DataLoader(batches, batch_size=None, num_workers=how.workers, pin_memory=device != "cpu")
     losses: list[float] = []

@@ -80,12 +80,14 @@ def _problem(how: TagTraining) -> str:
         return "shares are five numbers above 0"
     if not number(how.lr) or not 0 < how.lr < 1:
         return "lr is a number above 0 and under 1"
-    if not all(number(n) and n >= 0 for n in (how.weight_decay, how.map_weight, how.method_weight, how.memory_gb)):
-        return "weight_decay, map_weight, method_weight and memory_gb are numbers from 0"
+    if not all(number(n) and n >= 0 for n in (how.weight_decay, how.map_weight, how.method_weight)):
+        return "weight_decay, map_weight and method_weight are numbers from 0"
     if len(how.fresh) != len(TAGS) or not all(number(n) and 0 <= n <= 1 for n in (how.strength, *how.fresh)):
         return "strength and the five shares of fresh are numbers from 0 to 1"
     if not all(type(name) is str for name in how.faces):
         return "faces are names of sources"
+    if type(how.decoded) is not str:
+        return "decoded is a folder"
     if not all(len(one) in (1, 2) and all(type(path) is str for path in one) for one in how.decoders):
         return "decoders are files, or pairs of an encoder and a decoder"
     return ""
