@@ -2,4 +2,5 @@
 
 from internvl_detect.cli import main
 
-main()
+if __name__ == "__main__":  # which processes that it starts are not
+    main()

@@ -196,6 +196,6 @@ class Rebuilder:
             torch.set_num_threads(threads)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _loaded(encoder: str, decoder: str) -> Autoencoder:
     return load_autoencoder(encoder, decoder) if decoder else load_own(encoder)

@@ -250,8 +250,8 @@ def toned(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def degraded(rgb: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
-    """The crop toned, blurred, sharpened, noisy and compressed, each in a part of the cases; same generator, same
-    pixels."""
+    """The crop toned, blurred, sharpened, smoothed, noisy and compressed, each in a part of the cases; the same
+    generator gives the same pixels."""
     picture = Image.fromarray(np.ascontiguousarray(rgb))
     chance = rng.random(5)
     if chance[4] < 0.2 * strength:
@@ -260,6 +260,8 @@ def degraded(rgb: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -
         picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.2))))
     elif chance[0] < 0.2 * strength:
         picture = picture.filter(ImageFilter.UnsharpMask(1.0, int(rng.integers(30, 150))))
+    elif chance[0] < 0.23 * strength:
+        picture = picture.filter(ImageFilter.MedianFilter(3))
     if chance[1] < 0.12 * strength:
         noisy = np.asarray(picture, np.float32) + rng.normal(0, rng.uniform(1, 5), np.shape(picture))
         picture = Image.fromarray(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
