@@ -353,6 +353,14 @@ def test_every_format_says_the_first_look_the_reasons_and_what_contradicts() -> 
     assert "They disagree here." in printed([row], verbose=False)
 
 
+@pytest.mark.parametrize(("decision", "manner"), [("unsure", "guess"), ("fake", "says")])
+def test_words_of_an_undecided_file_are_called_a_guess(decision: str, manner: str) -> None:
+    row = verdict(decision=decision, words="Yes. The picture was generated.")
+    for text in (printed([row], verbose=False), to_markdown([row])):
+        assert manner in next(line for line in text.splitlines() if "Yes" in line)
+    assert ("The model's guess" in page_of([row])) is (manner == "guess")
+
+
 def test_a_disagreement_of_the_parts_is_the_reason_for_an_unsure_verdict() -> None:
     apart = (Evidence("domain_tag", "a first look says: authentic", 0.02, {"disagrees": True}),)
     assert "disagree" in words.explanation(verdict(decision="unsure", evidence=apart))

@@ -47,7 +47,7 @@ def _section(verdict: Verdict) -> list[str]:
     if verdict.stretch:
         lines += [f"Stretch: {words.stretch_words(verdict)}.", ""]
     if verdict.words:
-        lines += [f"> The model says: {escape(verdict.words)}", ""]
+        lines += [f"> The model {words.manner(verdict)}: {escape(verdict.words)}", ""]
     for said in verdict.reasons.contradictions if verdict.reasons else ():
         lines += [f"**Contradiction:** {escape(said)}", ""]
     table = [

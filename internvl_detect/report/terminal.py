@@ -64,7 +64,7 @@ def print_row(row: words.Row, console: Console, *, verbose: bool = False) -> Non
     line.append(tail, style="magenta")
     _say(console, line)
     if row.words and not verbose:
-        _say(console, Text.assemble(("  says: ", "dim"), f'"{words.visible(row.words)}"'))
+        _say(console, Text.assemble((f"  {words.manner(row)}: ", "dim"), f'"{words.visible(row.words)}"'))
     for said in row.reasons.contradictions if row.reasons and not verbose else ():
         _say(console, Text.assemble(("  but:  ", "dim"), (words.visible(said), "yellow")))
     if verbose:

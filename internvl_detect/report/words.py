@@ -111,6 +111,11 @@ def headline(row: Row) -> str:
     return "Can't tell" if state == "unsure" else "No sign of manipulation found"
 
 
+def manner(verdict: Verdict) -> str:
+    """What the model does with its words: it "says" them, or "guesses" where nothing was decided."""
+    return "guesses" if outcome(verdict) == "unsure" else "says"
+
+
 def explanation(verdict: Verdict) -> str:
     """What the headline means, in one or two sentences."""
     thing = "clip" if verdict.kind == "video" else "picture"
