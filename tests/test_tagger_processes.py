@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from internvl_detect.model.device import device_of
 from internvl_detect.train.processes import ALONE
 
 TRAIN = """
@@ -92,3 +93,12 @@ def test_alone_nothing_is_exchanged(tmp_path):
     one.grad = torch.ones(2)
     ALONE.mean_gradients([one])
     assert torch.equal(one.grad, torch.ones(2)) and ALONE.first
+
+
+@pytest.mark.parametrize(("local_rank", "gpu"), [("2", "cuda:2"), (None, "cuda")])
+def test_each_process_has_the_gpu_of_its_number(monkeypatch, local_rank, gpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert device_of("auto") == torch.device(gpu)

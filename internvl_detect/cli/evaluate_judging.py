@@ -101,15 +101,9 @@ class Judging:
         from internvl_detect.detect import Detector
         from internvl_detect.detect.calibrate_files import read_calibration
 
-        options = dict(self.loading)
-        local = os.environ.get("LOCAL_RANK")
-        if options["device"] == "auto" and local is not None:
-            import torch
-
-            options["device"] = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
         calibration = read_calibration(self.calibration) if self.calibration else None
-        options |= {"calibration": calibration, "word_tokens": self.judging["max_words"], "provenance": False}
-        return Detector.from_pretrained(self.model_name or "nano", self.adapter, **options)
+        options = {"calibration": calibration, "word_tokens": self.judging["max_words"], "provenance": False}
+        return Detector.from_pretrained(self.model_name or "nano", self.adapter, **(self.loading | options))
 
     def verdicts(self, *, explain: bool) -> Verdicts:
         """The model as ``evaluate`` knows whoever judges."""

@@ -59,11 +59,12 @@ def joined(device: str) -> Iterator[tuple[Processes, str]]:
     if count == 1:
         yield ALONE, str(device_of(device))
         return
-    kind = device_of(device).type
-    if kind == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # which is what "cuda" means from here on
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    own = device_of(device)
+    if own.type == "cuda":
+        own = device_of("auto")
+        torch.cuda.set_device(own)  # for what is sent between the processes
+    dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
     try:
-        yield Processes(dist.get_rank(), count), kind
+        yield Processes(dist.get_rank(), count), str(own)
     finally:
         dist.destroy_process_group()

@@ -70,7 +70,7 @@ def load_model(config: TrainConfig) -> LoadedModel:
     loaded = load_base(
         config.weight_path,
         dtype="float32" if config.precision == "fp32" or not config.uses_lora else "bfloat16",
-        device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if in_place else "cpu",
+        device="auto" if in_place else "cpu",
         attn=config.attention,
         adapter="none",
         quantize=None if config.quantize == "none" else config.quantize,
