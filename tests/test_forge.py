@@ -30,7 +30,7 @@ from internvl_detect.data.forge.faces import face_region, skin_share
 from internvl_detect.data.forge.pasting import Piece, cut_out, feather, lay
 from internvl_detect.data.forge.regions import KINDS
 from internvl_detect.data.forge.superpixels import grow, superpixels
-from internvl_detect.data.forge.words import PLACES, TRACES
+from internvl_detect.data.forge.words import PLACES, TRACES, place_seen
 from internvl_detect.data.labels import LABELS, answer_verity
 from internvl_detect.data.samples.sample_set import SAMPLES
 from internvl_detect.errors import ConfigError, DataError
@@ -182,6 +182,22 @@ def test_a_mask_is_finished_to_the_size_of_its_picture_and_stays_where_it_was():
         done = finish.apply_mask(mask)
         assert Image.open(io.BytesIO(finish.apply(photograph(100, 140)))).size == done.shape[::-1]
         assert abs(done.mean() - mask.mean()) < 0.01 and place_of(done) == place_of(mask)
+
+
+def test_the_place_seen_is_that_of_the_most_suspicious_spot_however_much_is_a_little_suspicious():
+    cells = np.full((30, 42), 0.04, np.float32)
+    cells[2:7, 2:9] = 0.8
+    cells[14:29, 12:41] = 0.3  # much larger, and less suspicious
+    assert place_seen(cells) == "upper left"
+    assert place_seen(cells * 0.01) == "upper left"  # whatever a gate made of it
+    assert place_seen(cells.T) == "upper left" and place_seen(cells[::-1]) == "lower left"
+
+
+def test_a_few_cells_or_none_name_no_place():
+    cells = np.zeros((30, 42), np.float32)
+    assert place_seen(cells) == ""
+    cells[3, 3:6] = 0.9
+    assert place_seen(cells) == ""
 
 
 def test_visible_traces_are_those_that_were_made():
