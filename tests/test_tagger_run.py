@@ -14,7 +14,7 @@ from PIL import Image
 
 from internvl_detect.data.forge.words import facts_of
 from internvl_detect.errors import ConfigError, DataError
-from internvl_detect.model.domain_tag import TAGS, DomainTagger, Tagged
+from internvl_detect.model.domain_tag import TAGS, DomainTagger, Tagged, read_net, save
 from internvl_detect.model.tagger_net import Shape, TaggerNet
 from internvl_detect.questions import METHOD_SENTENCES
 from internvl_detect.train.nano_rows import drills, guess, row_of
@@ -22,6 +22,7 @@ from internvl_detect.train.tag_data import TagRow
 from internvl_detect.train.tagger import TagTraining
 from internvl_detect.train.tagger_fit import PRIOR, THRESHOLDS, Looked, fit, map_counts, pixel_f1, summary
 from internvl_detect.train.tagger_run import drawn, recipe_of, run
+from internvl_detect.train.tagger_start import start_of
 
 SMALL = Shape(widths=(4, 8, 8, 16, 16), blocks=(0, 1, 1, 1), map_width=8)
 
@@ -61,6 +62,38 @@ def test_a_run_leaves_a_tagger_that_loads_and_says_what_it_measured(rows, tmp_pa
     )
 
 
+def test_without_steps_only_the_heads_learn_and_something_to_start_from_is_needed(rows, tmp_path):
+    torch.manual_seed(0)
+    start, how = TaggerNet(SMALL).eval(), TagTraining(steps=0, whole=12, workers=0, shape=SMALL)
+    run(rows, tmp_path / "mine", how, start=start, echo=lambda text: None)
+    before, after = start.state_dict(), read_net(tmp_path / "mine" / "tagger")[0].state_dict()
+    changed = {k.split(".")[0] for k in before if not torch.allclose(before[k].half().float(), after[k].float())}
+    assert changed and changed <= {"hidden", "tag_head", "method_head"}
+    with pytest.raises(ConfigError, match="no tagger to start from"):
+        run(rows, tmp_path / "other", how)
+
+
+def test_a_training_starts_from_the_mean_of_several_taggers(tmp_path):
+    nets = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        nets.append(TaggerNet(SMALL))
+        save(nets[-1], DomainTagger(nets[-1]).settings(), tmp_path / f"{seed}", half=False)
+    found = start_of([f"{tmp_path}/0=3", f"{tmp_path}/1=1"]).state_dict()
+    for name, mean in found.items():
+        one, two = (net.state_dict()[name] for net in nets)
+        if mean.is_floating_point():
+            torch.testing.assert_close(mean, 0.75 * one + 0.25 * two)
+    assert torch.equal(start_of([f"{tmp_path}/1"]).map_head.weight, nets[1].map_head.weight)
+    assert start_of([]) is None
+    other = TaggerNet(Shape(widths=(4, 8, 8, 16, 8), blocks=(0, 1, 1, 1), map_width=8))
+    save(other, DomainTagger(other).settings(), tmp_path / "other")
+    with pytest.raises(ConfigError, match="another shape"):
+        start_of([f"{tmp_path}/0=1", f"{tmp_path}/other=1"])
+    with pytest.raises(ConfigError, match="FOLDER=SHARE"):
+        start_of([f"{tmp_path}/0", f"{tmp_path}/1=nan"])
+
+
 def test_without_a_validation_split_there_is_nothing_to_fit_on(rows, tmp_path):
     with pytest.raises(DataError, match="'val'"):
         run([r for r in rows if r.split == "train"], tmp_path, TagTraining(steps=1, shape=SMALL))
@@ -70,7 +103,7 @@ def test_without_a_validation_split_there_is_nothing_to_fit_on(rows, tmp_path):
     "values",
     [
         {"stepz": 3},
-        {"steps": 0},
+        {"steps": -1},
         {"steps": "many"},
         {"sizes_px": [100]},
         {"shares": [1, 2]},

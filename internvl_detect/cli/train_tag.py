@@ -22,7 +22,12 @@ def train_tag(
     ] = None,
     real: Annotated[list[str] | None, typer.Option(metavar="NAME=DIR", help="Photographs, as they are.")] = None,
     left_out: Annotated[list[str] | None, typer.Option(help="A source that is only measured on.")] = None,
-    start: Annotated[str | None, typer.Option(help="A tagger's folder to go on from; nano: the embedded one.")] = None,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A tagger's folder to go on from; nano: the embedded one. Several as FOLDER=SHARE: their mean."
+        ),
+    ] = None,
     recipe: Annotated[
         Path | None, typer.Option("--config", "-c", help="A YAML recipe; see recipes/tagger.yaml.")
     ] = None,
@@ -43,6 +48,7 @@ def train_tag(
     from internvl_detect.train.material import as_they_are, named
     from internvl_detect.train.tag_data import tag_rows
     from internvl_detect.train.tagger_run import recipe_of, run, with_source
+    from internvl_detect.train.tagger_start import start_of
 
     values: dict[str, Any] = dict(read_yaml(recipe)) if recipe else {}
     for text in sets or []:
@@ -50,11 +56,7 @@ def train_tag(
     how = recipe_of(values)
     rows = [row for path in manifests for row in with_source(tag_rows(read_manifest(path), path.parent), path)]
     rows += as_they_are(named(generated or []), "ai_generated") + as_they_are(named(real or []), "authentic")
-    first = None
-    if start is not None:
-        from internvl_detect.model.embedded import tagger_folder
-
-        first = tagger_folder(start)
+    first = start_of(start or [])
     told = (lambda text: typer.echo(text, err=True)) if json_ else typer.echo
     result = run(rows, out, how, left_out=left_out or (), device=device, most=most, start=first, echo=told)
     if not result:  # one of several processes that is not the first

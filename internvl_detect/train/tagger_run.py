@@ -28,7 +28,7 @@ from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.files import alone_in
 from internvl_detect.model.domain_tag import DomainTagger, save
 from internvl_detect.model.save import whole_folder
-from internvl_detect.model.tagger_net import Shape
+from internvl_detect.model.tagger_net import Shape, TaggerNet
 from internvl_detect.train.processes import joined
 from internvl_detect.train.tag_data import TAGS, TagRow
 from internvl_detect.train.tagger import TagTraining, train_tagger
@@ -68,12 +68,12 @@ def _problem(how: TagTraining) -> str:
     def number(value: Any) -> bool:
         return type(value) in (int, float) and math.isfinite(value)
 
-    if not all(whole(n, 1) for n in (how.steps, how.batch, how.repeats, how.save_every)):
-        return "steps, batch, repeats and save_every are whole numbers from 1"
+    if not all(whole(n, 1) for n in (how.batch, how.repeats, how.save_every)):
+        return "batch, repeats and save_every are whole numbers from 1"
     if not how.sizes_px or not all(whole(n, 32) and n % 32 == 0 for n in how.sizes_px):
         return "sizes_px are multiples of 32"
-    if not whole(how.seed, 0) or not whole(how.whole, 0) or not whole(how.workers, 0) or how.workers > 256:
-        return "seed, whole and workers are whole numbers from 0, workers up to 256"
+    if not all(whole(n, 0) for n in (how.steps, how.seed, how.whole, how.workers)) or how.workers > 256:
+        return "steps, seed, whole and workers are whole numbers from 0, workers up to 256"
     if not number(how.average) or not 0 <= how.average < 1:
         return "average is a number from 0 to below 1"
     if len(how.shares) != len(TAGS) or not all(number(s) and s > 0 for s in how.shares):
@@ -122,17 +122,19 @@ def run(
     left_out: Sequence[str] = (),
     device: str = "cpu",
     most: int = 1500,
-    start: str | Path | None = None,
+    start: str | Path | TaggerNet | None = None,
     echo: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Train, fit and measure; returns what run.json holds, in the first of several processes: all others end with {}
     when the steps are done. ``left_out`` sources are measured on and nothing else.
 
-    ``start`` is the folder of a tagger to go on from. ``most`` pictures are looked at for validation, as many for the
-    test and for the left out ones, these beside test pictures of the other class. Raises DataError where a split is
-    missing or of one kind, ConfigError for a source to leave out that there is none of, and for a folder in which
-    another run is at work or has been.
+    ``start`` is a tagger's folder, or network, to go on from; with no ``steps`` only its heads are trained. ``most``
+    pictures are looked at for validation, as many for the test and for the left out ones, these beside test pictures
+    of the other class. Raises DataError where a split is missing or of one kind, ConfigError for a source to leave out
+    that there is none of, and for a folder in which another run is at work or has been.
     """
+    if not how.steps and start is None:
+        raise ConfigError("steps 0 and no tagger to start from", do="give --start, or steps")
     sources = {row.source for row in rows}
     if unknown := [name for name in left_out if name not in sources]:
         raise ConfigError(
