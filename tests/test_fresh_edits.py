@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from internvl_detect.errors import ConfigError
+from internvl_detect.errors import OutputError
 from internvl_detect.model.tagger_net import METHODS
 from internvl_detect.train import tag_data
 from internvl_detect.train.fresh_edits import WORN, Drawn, FreshEdits
@@ -91,17 +91,26 @@ def test_batches_are_the_same_with_pictures_kept_decoded(rows, monkeypatch, tmp_
     plain = Batches(rows, how)[1]
     monkeypatch.setattr(tag_data, "_decoded_in", None)
     paths = [row.path for row in rows] + ["nothing.png"]
-    assert keep_decoded(paths, tmp_path / "kept", processes=2) == len(rows)
-    assert keep_decoded(paths, tmp_path / "kept", processes=2) == 0  # a later run finds them
+    assert keep_decoded(paths, tmp_path / "kept", workers=2) == len(rows)
+    assert keep_decoded(paths, tmp_path / "kept", workers=2) == 0  # a later run finds them
     monkeypatch.setattr(tag_data, "_read", None)  # nothing is decoded any more
     assert all(torch.equal(a, b) for a, b in zip(plain, Batches(rows, how)[1], strict=True))
+
+
+def test_a_broken_file_of_what_was_kept_costs_nothing_but_time(rows, monkeypatch, tmp_path):
+    monkeypatch.setattr(tag_data, "_decoded_in", None)
+    keep_decoded([rows[0].path], tmp_path / "kept", workers=1)
+    kept = next((tmp_path / "kept").iterdir())
+    for broken in (b"", kept.read_bytes()[:-5], b"no array"):
+        kept.write_bytes(broken)
+        assert np.array_equal(tag_data.pixels(rows[0].path), np.asarray(Image.open(rows[0].path)))
 
 
 def test_a_picture_that_changed_is_not_taken_from_what_was_kept_of_it(monkeypatch, tmp_path):
     monkeypatch.setattr(tag_data, "_decoded_in", None)
     path = str(tmp_path / "a.png")
     Image.new("RGB", (8, 8), (1, 2, 3)).save(path)
-    keep_decoded([path], tmp_path / "kept", processes=1)
+    keep_decoded([path], tmp_path / "kept", workers=1)
     Image.new("RGB", (9, 8), (4, 5, 6)).save(path)
     assert tag_data.pixels(path).shape == (8, 9, 3)
 
@@ -109,8 +118,8 @@ def test_a_picture_that_changed_is_not_taken_from_what_was_kept_of_it(monkeypatc
 def test_a_folder_that_cannot_hold_decoded_pictures_is_named(rows, monkeypatch, tmp_path):
     monkeypatch.setattr(tag_data, "_decoded_in", None)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be kept decoded in .*file"):
-        keep_decoded([rows[0].path], tmp_path / "file", processes=1)
+    with pytest.raises(OutputError, match="file.* could not be written"):
+        keep_decoded([rows[0].path], tmp_path / "file", workers=1)
 
 
 def test_a_batch_turns_with_its_maps_in_seven_ways():

@@ -13,20 +13,19 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
+from internvl_detect.data.engine import run_ordered
 from internvl_detect.data.findings import show
 from internvl_detect.data.jsonl import atomically
 from internvl_detect.data.labels import verity
 from internvl_detect.data.manifest import ManifestRow
-from internvl_detect.errors import ConfigError, DataError, IvdetectError
+from internvl_detect.errors import DataError, IvdetectError
 from internvl_detect.media.degrade import jpeg
 from internvl_detect.media.image import open_image
 from internvl_detect.model.tagger_net import METHODS
@@ -96,47 +95,37 @@ def tag_rows(rows: Iterable[ManifestRow], root: Path) -> list[TagRow]:
 _decoded_in: Path | None = None  # where ``keep_decoded`` keeps pictures
 
 
-def keep_decoded(paths: Sequence[str], folder: str | Path, *, processes: int) -> int:
+def keep_decoded(paths: Sequence[str], folder: str | Path, *, workers: int) -> int:
     """Decode pictures once into files that every process maps into its memory; how many it decoded.
 
     What a run before left in ``folder`` is kept. Pictures that cannot be read are told when a crop is cut. Raises
-    ConfigError for a folder that cannot be written to, or has no room left.
+    OutputError for a folder that cannot be written to, or has no room left: 3 bytes a pixel.
     """
     global _decoded_in
     _decoded_in = Path(folder)
-    try:
-        _decoded_in.mkdir(parents=True, exist_ok=True)
-        left = [(path, str(at)) for path in dict.fromkeys(paths) if (at := _kept_at(path)) and not at.is_file()]
-        if not left:
-            return 0
-        with ProcessPoolExecutor(max(1, processes), get_context("spawn")) as pool:
-            return sum(pool.map(_keep, *zip(*left, strict=True), chunksize=8))
-    except OSError as error:
-        raise ConfigError(
-            f"pictures cannot be kept decoded in {folder} ({error.strerror or error})",
-            expected="a folder with room for 3 bytes a pixel",
-            do="choose another, or leave decoded out",
-        ) from None
+    left = [(path, at) for path in dict.fromkeys(paths) if (at := _kept_at(path)) and not at.is_file()]
+    return sum(run_ordered(_keep, left, on_lost=lambda item, why: 0, workers=max(1, workers)))
 
 
 def _kept_at(path: str) -> Path | None:
     """Where the picture is kept decoded; None where nothing is, or there is no such picture."""
-    try:
-        about = Path(path).stat() if _decoded_in is not None else None
-    except OSError:
+    if _decoded_in is None:
         return None
-    if about is None or _decoded_in is None:
+    try:
+        about = Path(path).stat()
+    except OSError:
         return None
     key = f"{Path(path).resolve()} {about.st_size} {about.st_mtime_ns}"
     return _decoded_in / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
 
-def _keep(path: str, at: str) -> int:
+def _keep(item: tuple[str, Path]) -> int:
+    path, at = item
     try:
         rgb = _decoded(path)
     except IvdetectError:
         return 0
-    with atomically(Path(at)) as file:
+    with atomically(at) as file:
         np.save(file, rgb)
     return 1
 
@@ -150,9 +139,11 @@ _read = lru_cache(maxsize=64)(_decoded)
 
 def pixels(path: str) -> np.ndarray:
     """The picture as uint8 (H, W, 3), not to be written to. Raises MediaError."""
-    at = _kept_at(path)
-    if at is not None and at.is_file():
-        return np.load(at, mmap_mode="r")
+    if (at := _kept_at(path)) is not None:
+        try:
+            return np.lib.format.open_memmap(at, mode="r")
+        except (OSError, ValueError):  # not there, or broken
+            pass
     return _read(path)
 
 

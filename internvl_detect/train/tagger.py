@@ -186,7 +186,7 @@ def train_tagger(
     net.train()
     if how.decoded:
         paths = [path for row in rows for path in (row.path, row.mask) if path]
-        keep_decoded(paths[us.rank :: us.count], how.decoded, processes=how.workers)
+        keep_decoded(paths[us.rank :: us.count], how.decoded, workers=how.workers)
         us.wait()
     batches = Batches(rows, how, first, us.rank)
     loader = DataLoader(batches, batch_size=None, num_workers=how.workers, pin_memory=device != "cpu")
