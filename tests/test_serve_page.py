@@ -104,6 +104,7 @@ def test_a_picture_gets_its_verdict_in_words_first_and_the_number_on_demand(serv
     assert "Contradiction" in page.locator("article.card").inner_text()  # nano says "Yes" beside it: shown, not hidden
     send(page, "chelsea.jpg")
     page.get_by_role("heading", name="Can't tell").wait_for()
+    assert "A guess: nothing was decided." in page.locator("article.card").inner_text()
 
 
 def test_marked_parts_can_be_compared_and_the_picture_zoomed_by_keyboard(server, open_page):
