@@ -21,10 +21,10 @@ ASPECTS = {  # aspect -> what names it; the first that fits is a sentence's
     "perspective": r"perspective\w*|vanishing|proportions?|scale of",
     "anatomy": r"anatom\w*|fingers?|hands?|teeth|limbs?|eyes?|ears?|mouth|pupils?|facial|faces?",
     "text": r"letter(?:s|ing)?|writing|text|words?|captions?|typograph\w*|fonts?",
-    "lighting": r"light\w*|lit|brightness|illuminat\w*|highlights?|reflections?|glare|exposure",
+    "lighting": r"light\w*|lit|brightness|illuminat\w*|highlights?|reflections?|glare|exposure|colou?rs?",
     "edges": r"edges?|outlines?|bound\w+y|boundaries|contours?|borders?|halos?|seams?|jagged",
     "resolution": r"resolution\w*|blur\w*|sharp\w*|scaled|pixelat\w*|resampl\w*|compress\w*|focus",
-    "texture": r"textur\w*|smooth\w*|grain\w*|noise|detail\w*|pattern\w*|repeat\w*|same content|colou?rs?|colou?r cast",
+    "texture": r"textur\w*|smooth\w*|grain\w*|noise|detail\w*|pattern\w*|repeat\w*|same content",
 }
 _ASPECTS = {name: re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE) for name, pattern in ASPECTS.items()}
 _SENTENCE = re.compile(r"[^.!?\n]*(?:\.(?=\d)[^.!?\n]*)*[.!?\n]*")

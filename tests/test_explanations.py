@@ -49,6 +49,11 @@ def test_every_aspect_of_the_judgment_is_known_by_its_name():
         assert aspect in {basis.aspect for basis in read(f"Yes. Judged by its {aspect}, it was pasted in.").basis}
 
 
+def test_colours_that_do_not_fit_are_a_matter_of_light():
+    (basis,) = read("Yes. It was pasted in. Its colours do not fit its surroundings.").basis
+    assert basis.aspect == "lighting"
+
+
 @given(BOXES)
 def test_a_box_lies_where_its_centre_is_and_in_no_more_than_the_nine_places(box):
     found = places_of(box, (300, 300))
