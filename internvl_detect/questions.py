@@ -1,5 +1,6 @@
 """The questions that the detector asks and is trained on: one wording for data, training and detection."""
 
+WORD_TOKENS = 128  # most tokens of an answer in words, unless another number is asked for
 IMAGE_QUESTION = (
     "Tell me if there are synthesis artifacts in the image or not. Must return with: 1)yes or no only. "
     "2)If yes, explain where the artifacts is with one sentence."
@@ -14,7 +15,6 @@ REGION_QUESTION = (
     "in thousandths of the picture's width and height."
 )
 SEGMENT_QUESTION = "Mark what was edited."
-WORD_TOKENS = 128  # most tokens of an answer in words, unless another number is asked for
 SEG = "<SEG>"  # the answer to it: a token of its own where the model has one, whose hidden state prompts the mask
 # In front of a question, as a domain tagger's first guess (FakeShield's manner). A guess may be wrong: see data.asking.
 TAG_SENTENCES = {

@@ -109,7 +109,7 @@ def test_the_equal_error_rate_lies_on_the_roc_curve(rows):
     assert 0 <= value <= 1
     vertical = np.flatnonzero(np.diff(far) == 0)
     near = 1e-9  # 1 - 0.8 is a little less than the 0.2 where a step begins
-    on_step = any(abs(far[i] - value) < near and tpr[i] - near <= 1 - value <= tpr[i + 1] + near for i in vertical)
+    on_step = any(far[i] == value and tpr[i] - near <= 1 - value <= tpr[i + 1] + near for i in vertical)
     assert on_step or 1 - value == pytest.approx(float(np.interp(value, far, tpr)), abs=1e-9)
 
 

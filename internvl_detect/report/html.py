@@ -145,7 +145,6 @@ def _card(
         "timeline": _timeline(row),
         "gauge": _gauge(row.probability, limits),
         "words": words.visible(row.words or ""),
-        "manner": words.manner(row),
         "tag": words.tag_words(row),
         "reasons": words.reason_rows(row),
         "contradictions": [words.visible(said) for said in row.reasons.contradictions] if row.reasons else [],

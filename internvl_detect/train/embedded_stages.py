@@ -157,6 +157,7 @@ def by_decoder(build: Build) -> None:
 def tagger(build: Build, out: Path | None = None, left_out: str = "") -> None:
     """The domain tagger; with ``left_out`` one that never saw that source, for its measurement alone."""
     from internvl_detect.train.tagger_run import recipe_of, run
+    from internvl_detect.train.tagger_start import start_of
 
     values = dict(read_yaml(build.recipes / "tagger.yaml"))
     values |= {"steps": build.tagger_steps} if build.tagger_steps else {}
@@ -166,7 +167,7 @@ def tagger(build: Build, out: Path | None = None, left_out: str = "") -> None:
     rows = material.all_rows(build.work, build.fake, build.real)
     if left_out in build.real:  # all that was made of its photographs too
         rows = [_of(row, left_out) for row in rows]
-    start = None if left_out else build.tagger_start
+    start = start_of([str(build.tagger_start)] if build.tagger_start and not left_out else [])
     away, target = [left_out] if left_out else [], out or build.out / "tagger"
     run(rows, target, recipe_of(values), left_out=away, device=build.device, start=start)
 

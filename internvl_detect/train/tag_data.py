@@ -103,7 +103,7 @@ def keep_decoded(paths: Sequence[str], folder: str | Path, *, workers: int) -> i
     """
     global _decoded_in
     _decoded_in = Path(folder)
-    left = [(path, at) for path in dict.fromkeys(paths) if (at := _kept_at(path)) and not at.is_file()]
+    left = [(path, at) for path in paths if (at := _kept_at(path)) and not at.is_file()]
     return sum(run_ordered(_keep, left, on_lost=lambda item, why: 0, workers=max(1, workers)))
 
 
@@ -115,7 +115,7 @@ def _kept_at(path: str) -> Path | None:
         about = Path(path).stat()
     except OSError:
         return None
-    key = f"{Path(path).resolve()} {about.st_size} {about.st_mtime_ns}"
+    key = f"{Path(path).absolute()} {about.st_size} {about.st_mtime_ns}"
     return _decoded_in / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
 

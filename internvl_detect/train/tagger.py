@@ -26,7 +26,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from internvl_detect.data.jsonl import atomically
 from internvl_detect.errors import CheckpointError, ConfigError, DataError, IvdetectError
-from internvl_detect.model.domain_tag import read_net
 from internvl_detect.model.tagger_net import Shape, TaggerNet
 from internvl_detect.train.fresh_edits import Drawn, FreshEdits
 from internvl_detect.train.processes import ALONE, Processes
@@ -160,14 +159,14 @@ def train_tagger(
     how: TagTraining,
     *,
     device: str = "cpu",
-    start: str | Path | TaggerNet | None = None,
+    start: TaggerNet | None = None,
     progress: Callable[[int, float], None] | None = None,
     us: Processes = ALONE,
 ) -> TaggerNet:
     """The trained network; goes on from ``out``/checkpoint.safetensors where a run with the same settings and rows was
     killed, and trains nothing where it had come to its end.
 
-    ``start`` is a network, or a tagger's folder, that is trained on in place of a drawn one; its shape is taken too.
+    ``start`` is a network (``tagger_start``) that is trained on in place of a drawn one; its shape is taken too.
     ``progress`` is told (steps done, mean loss of the last ones). Of several processes (``us``) the first tells and
     writes the checkpoint; all end with its weights but for the statistics of their own batches. Raises DataError
     for rows that cannot be trained on, ConfigError where the checkpoint is that of another run or the loss is no
@@ -176,16 +175,15 @@ def train_tagger(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(how.seed)
-    drawn = TaggerNet(how.shape) if start is None else start
-    net = drawn if isinstance(drawn, TaggerNet) else read_net(Path(drawn))[0]
-    about = _about(rows, how, net if start is not None else None, us)
+    about = _about(rows, how, start, us)
+    net = TaggerNet(how.shape) if start is None else start
     net = net.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.lr, weight_decay=how.weight_decay)
     mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(how.average), use_buffers=True) if how.average else None
     first = _restore(folder / CHECKPOINT, net, mean, optimiser, about)
     net.train()
     if how.decoded:
-        paths = [path for row in rows for path in (row.path, row.mask) if path]
+        paths = [*dict.fromkeys(path for row in rows for path in (row.path, row.mask) if path)]
         keep_decoded(paths[us.rank :: us.count], how.decoded, workers=how.workers)
         us.wait()
     batches = Batches(rows, how, first, us.rank)

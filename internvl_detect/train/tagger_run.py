@@ -122,13 +122,13 @@ def run(
     left_out: Sequence[str] = (),
     device: str = "cpu",
     most: int = 1500,
-    start: str | Path | TaggerNet | None = None,
+    start: TaggerNet | None = None,
     echo: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Train, fit and measure; returns what run.json holds, in the first of several processes: all others end with {}
     when the steps are done. ``left_out`` sources are measured on and nothing else.
 
-    ``start`` is a tagger's folder, or network, to go on from; with no ``steps`` only its heads are trained. ``most``
+    ``start`` is a tagger's network to go on from; with no ``steps`` only its heads are trained. ``most``
     pictures are looked at for validation, as many for the test and for the left out ones, these beside test pictures
     of the other class. Raises DataError where a split is missing or of one kind, ConfigError for a source to leave out
     that there is none of, and for a folder in which another run is at work or has been.

@@ -92,8 +92,7 @@ def place_seen(cells: np.ndarray) -> str:
     ``LEAST_CELLS`` are at least half as suspicious as the most suspicious one.
 
     A spot is what hangs together of the cells with ``SPOT`` of the highest. Its cells weigh by the eighth power when
-    the most suspicious one is chosen, and as they are in its centre. Chosen on forgeries of validation, where it named
-    73 % of the places rightly and the centre of the whole map, by the fourth power, 67 %.
+    the most suspicious one is chosen, and as they are in its centre. Both were chosen on forgeries of validation.
     """
     import cv2
 

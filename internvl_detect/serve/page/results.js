@@ -90,7 +90,7 @@ function evidence(row) {
       ...(reasons.where ? [["where", reasons.where.place]] : []),
       ...(reasons.basis.length ? [["basis", [...new Set(reasons.basis.map((one) => one.aspect))].join(", ")]] : [])]) : null;
     const card = el("li", { class: apart.length ? "against" : null }, el("div", { class: "row" }, el("h3", { class: "grow" }, say("source_words")), apart.length ? el("span", { class: "badge against" }, say("contradiction")) : null), el("blockquote", {}, row.words), said);
-    card.append(...apart.map((text) => el("p", { class: "contradiction", lang: "en" }, text)), el("p", { class: "soft small" }, say(["fake", "authentic"].includes(row.decision) ? "wordsHint" : "wordsGuess")));
+    card.append(...apart.map((text) => el("p", { class: "contradiction", lang: "en" }, text)), el("p", { class: "soft small" }, say(outcome(row) === "unsure" ? "wordsGuess" : "wordsHint")));
     cards.push(card);
   }
   for (const item of row.evidence) {
