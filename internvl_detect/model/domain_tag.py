@@ -1,7 +1,8 @@
 """The domain tagger: a picture in; calibrated probabilities of five tags and a coarse map of where it was edited out.
 
-It looks at a picture's own pixels, never at a resized copy; a large picture is gone through in windows that overlap by
-more than a cell sees, so memory stays bounded. A folder holds ``tagger.safetensors`` and ``tagger.json``.
+It looks at a picture's own pixels; a large picture is gone through in windows that overlap by more than a cell sees, so
+memory stays bounded. Where it has a semantic branch, that reads a small copy of the whole as well, which speaks for or
+against "ai_generated" alone. A folder holds ``tagger.safetensors`` and ``tagger.json``.
 Not here: the network (``tagger_net``), what a verdict makes of the tag (``detect``).
 
     tagger = DomainTagger.load("tagger")
@@ -30,6 +31,7 @@ from internvl_detect.errors import CheckpointError
 from internvl_detect.model.device import device_of
 from internvl_detect.model.embedded import NAME, tagger_folder
 from internvl_detect.model.folder import read_json
+from internvl_detect.model.semantic_net import small_copy
 from internvl_detect.model.tagger_net import CELL_PX, METHODS, STRIDE_PX, Shape, TaggerNet, folded
 from internvl_detect.questions import EDITS, TAG_SENTENCES
 
@@ -38,13 +40,15 @@ WEIGHTS, ABOUT = "tagger.safetensors", "tagger.json"
 WINDOW_PX = 2048  # side of what goes through the network at once, its margins included
 MARGIN_PX = 512  # seen around a window and thrown away
 LEAST_PX = 64  # smaller pictures are mirrored up to this
+MOST_SEMANTIC = 3.0  # the semantic branch's log odds are cut to this on either side: what it shows proves nothing alone
 
 
 @dataclass(frozen=True)
 class Tagged:
     """``probabilities`` by tag sum to 1; ``map`` is float32 (h, w) in [0, 1], P(edited) of cells of 8 px over the whole
     picture; ``log_odds`` are the raw ones of fake against authentic; ``methods`` are the probabilities of METHODS, of
-    how it was edited, if in a part: they sum to 1, or there are none where nothing is told of it.
+    how it was edited, if in a part: they sum to 1, or there are none where nothing is told of it. ``semantic`` are the
+    semantic branch's log odds of "ai_generated", 0 where there is no branch.
 
     One without "authentic" among its tags is of FakeShield's tagger: empty ``map``, ``log_odds`` 0.
     """
@@ -53,6 +57,7 @@ class Tagged:
     map: np.ndarray = field(repr=False)
     log_odds: float
     methods: dict[str, float] = field(default_factory=dict)
+    semantic: float = 0.0
 
     @property
     def method(self) -> str:
@@ -83,9 +88,10 @@ class Tagged:
 class DomainTagger:
     """A network with its calibration, ready to look at pictures.
 
-    ``temperature`` divides the logits of the tags after ``bias`` is added to them. Where P(edited in part) of the whole
+    ``temperature`` divides the logits of the tags after ``bias`` is added to them, and to that of "ai_generated"
+    ``semantic_weight`` times what the semantic branch says. Where P(edited in part) of the whole
     picture is under ``map_gate``, the map is scaled down by as much, so that the map of an untouched picture stays
-    empty. All three, and ``map_threshold``, were fitted on validation pictures. ``fingerprint`` tells its weights from
+    empty. All four, and ``map_threshold``, were fitted on validation pictures. ``fingerprint`` tells its weights from
     another's.
     """
 
@@ -98,9 +104,10 @@ class DomainTagger:
         bias: Sequence[float] = (0.0,) * len(TAGS),
         map_threshold: float = 0.5,
         map_gate: float = 0.0,
+        semantic_weight: float = 0.0,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.name, self.temperature = name, temperature
+        self.name, self.temperature, self.semantic_weight = name, temperature, semantic_weight
         self.map_threshold, self.map_gate = map_threshold, map_gate
         self.bias = tuple(bias)
         self.device = torch.device(device)
@@ -139,7 +146,8 @@ class DomainTagger:
 
     def _tagged(self, picture: Image.Image, parts: list[Any]) -> Tagged:
         pooled = self._pool(parts)
-        logits = self.net.tags(pooled)[0].double()
+        logits, semantic = self.net.tags(pooled)[0].double(), self._semantic(picture)
+        logits[TAGS.index("ai_generated")] += self.semantic_weight * semantic
         logits = (logits + torch.tensor(self.bias, dtype=torch.float64, device=logits.device)) / self.temperature
         fake = float(torch.logsumexp(logits[1:], 0) - logits[0])
         shares = logits.softmax(0).tolist()
@@ -148,7 +156,13 @@ class DomainTagger:
         scale = min(1.0, in_part / self.map_gate) if self.map_gate else 1.0
         methods = dict(zip(METHODS, self.net.methods(pooled)[0].double().softmax(0).tolist(), strict=True))
         tags = dict(zip(TAGS, shares, strict=True))
-        return Tagged(tags, (edited.float() * scale).cpu().numpy(), fake, methods)
+        return Tagged(tags, (edited.float() * scale).cpu().numpy(), fake, methods, semantic)
+
+    def _semantic(self, picture: Image.Image) -> float:
+        if self.net.semantic is None:
+            return 0.0
+        copy = small_copy(picture).to(self.device).contiguous(memory_format=torch.channels_last)
+        return max(-MOST_SEMANTIC, min(MOST_SEMANTIC, float(self.net.semantic(copy))))
 
     def look_many(self, pictures: Sequence[Image.Image]) -> list[Tagged]:
         """``look`` at each: pictures differ in size, and one of them fills two cores."""
@@ -187,11 +201,13 @@ class DomainTagger:
         """What ``tagger.json`` holds."""
         numbers = {"temperature": self.temperature, "bias": list(self.bias)}
         numbers |= {"map_threshold": self.map_threshold, "map_gate": self.map_gate}
+        numbers |= {"semantic_weight": self.semantic_weight} if self.net.semantic is not None else {}
         return {"format": 2, "shape": self.net.shape.to_dict(), "tags": list(TAGS), **numbers}
 
 
 def read_net(folder: Path) -> tuple[TaggerNet, dict[str, Any]]:
-    """The network of a tagger's folder, norms not folded, and what was fitted: temperature, map_threshold, bias.
+    """The network of a tagger's folder, norms not folded, and what was fitted: temperature, bias, semantic_weight, the
+    map's threshold and gate.
 
     Raises CheckpointError for what is missing, odd or does not fit.
     """
@@ -200,7 +216,7 @@ def read_net(folder: Path) -> tuple[TaggerNet, dict[str, Any]]:
         given = dict(about["shape"])
         shape = Shape(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
         numbers = {key: float(about[key]) for key in ("temperature", "map_threshold")}
-        numbers["map_gate"] = float(about.get("map_gate", 0.0))
+        numbers |= {key: float(about.get(key, 0.0)) for key in ("map_gate", "semantic_weight")}
         bias = [float(b) for b in about["bias"]]
         if about["format"] != 2:
             raise ValueError(f"format {about['format']!r:.20} where this version has 2: train it anew")

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from internvl_detect.model.semantic_net import ConvNorm, SemanticNet
 from internvl_detect.questions import METHOD_SENTENCES
 
 METHODS = tuple(METHOD_SENTENCES)  # how a part was edited
@@ -35,7 +36,8 @@ MAPS = ("edited", "generated")
 
 @dataclass(frozen=True)
 class Shape:
-    """Channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution, and how many blocks there are from 1/4 on.
+    """Channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution, how many blocks there are from 1/4 on, and whether
+    there is a ``semantic`` branch, which sees a small copy of the whole picture.
 
     Raises ValueError for numbers that make no network.
     """
@@ -44,6 +46,7 @@ class Shape:
     blocks: tuple[int, ...] = (1, 3, 4, 2)
     map_width: int = 64
     tags: int = 5
+    semantic: bool = False
 
     def __post_init__(self) -> None:
         if len(self.widths) != 5 or len(self.blocks) != 4 or self.tags != 5:
@@ -51,6 +54,8 @@ class Shape:
         least = [*((n, 1) for n in (*self.widths, self.map_width)), *((n, 0) for n in self.blocks)]
         if not all(type(n) is int and low <= n <= 1024 for n, low in least):
             raise ValueError("widths are whole numbers from 1 to 1024, blocks from 0")
+        if type(self.semantic) is not bool:
+            raise ValueError("semantic is true or false")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -123,6 +128,7 @@ class TaggerNet(nn.Module):
         self.map_head = nn.Conv2d(m, len(MAPS), 1)
         self.hidden = nn.Sequential(nn.Linear(self.pooled_size, 128), nn.ReLU(), nn.Dropout(0.1))
         self.tag_head, self.method_head = nn.Linear(128, shape.tags), nn.Linear(128, len(METHODS))
+        self.semantic = SemanticNet() if shape.semantic else None  # has no part in the forward pass
 
     @property
     def pooled_size(self) -> int:
@@ -197,6 +203,6 @@ class TaggerNet(nn.Module):
 def folded(net: TaggerNet) -> TaggerNet:
     """A copy in evaluation mode with every BatchNorm folded into its convolution: same answers, fewer passes."""
     out = copy.deepcopy(net).eval()
-    for module in [m for m in out.modules() if isinstance(m, _Conv)]:
+    for module in [m for m in out.modules() if isinstance(m, _Conv | ConvNorm)]:
         module[0], module[1] = fuse_conv_bn_eval(module[0], module[1]), nn.Identity()
     return out

@@ -30,11 +30,12 @@ THRESHOLDS = (*(round(0.05 * i, 2) for i in range(2, 20)), 0.98)
 @dataclass(frozen=True)
 class Looked:
     """One picture: its row, log probabilities by tag (T,), and (tp, fp, fn) of the map in pixels at each of THRESHOLDS,
-    None where the truth of the map is not known."""
+    None where the truth of the map is not known; what the semantic branch says of it, 0 where there is none."""
 
     row: TagRow
     logs: np.ndarray
     counts: np.ndarray | None
+    semantic: float = 0.0
 
 
 def look_at(
@@ -55,7 +56,7 @@ def look_at(
         if row.tag == "authentic" or (mask is not None and mask.size == picture.size):
             truth = np.zeros((picture.height, picture.width), bool) if mask is None else np.asarray(mask) >= 128
             counts = map_counts(spread(seen.map, picture.size), truth)
-        yield Looked(row, logs, counts)
+        yield Looked(row, logs, counts, seen.semantic)
 
 
 def map_counts(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -76,24 +77,31 @@ def pixel_f1(counts: np.ndarray) -> np.ndarray:
 
 
 def fit(tagger: DomainTagger, looked: Sequence[Looked]) -> DomainTagger:
-    """The same tagger with temperature, biases, map threshold and gate fitted; the tags weigh as PRIOR in the fit.
+    """The same tagger with temperature, biases, the semantic branch's weight, map threshold and gate fitted; the tags
+    weigh as PRIOR in the fit.
 
     A tag without pictures keeps no bias. ``looked`` must come from a tagger without a gate (``map_gate`` 0).
     """
     tags = torch.tensor([TAGS.index(one.row.tag) for one in looked])
     logits = torch.from_numpy(np.stack([one.logs for one in looked])) * tagger.temperature
     logits = logits - torch.tensor(tagger.bias, dtype=torch.float64)
+    semantic = torch.zeros_like(logits)
+    semantic[:, TAGS.index("ai_generated")] = torch.tensor([one.semantic for one in looked], dtype=torch.float64)
+    logits = logits - tagger.semantic_weight * semantic
     there = torch.bincount(tags, minlength=len(TAGS))
     weight = torch.where(there > 0, torch.tensor(PRIOR) / there.clamp_min(1), 0).double()
     scale, bias = torch.zeros(1, dtype=torch.float64), torch.zeros(len(TAGS), dtype=torch.float64)
-    scale.requires_grad_()
-    bias.requires_grad_()
-    solver = torch.optim.LBFGS([scale, bias], max_iter=200, line_search_fn="strong_wolfe")
+    weigh = torch.full((1,), float(bool(semantic.any())), dtype=torch.float64)  # its square is the weight
+    for fitted in (scale, bias, weigh):
+        fitted.requires_grad_()
+    solver = torch.optim.LBFGS([scale, bias, weigh], max_iter=200, line_search_fn="strong_wolfe")
+
+    def calibrated() -> torch.Tensor:
+        return (logits + weigh.square() * semantic + bias * (there > 0)) * scale.exp()
 
     def closure() -> torch.Tensor:
         solver.zero_grad()
-        found = (logits + bias * (there > 0)) * scale.exp()
-        loss = torch.nn.functional.cross_entropy(found, tags, weight=weight)
+        loss = torch.nn.functional.cross_entropy(calibrated(), tags, weight=weight)
         loss = loss + 1e-3 * (bias.square().sum() + scale.square().sum())
         loss.backward()
         return loss
@@ -101,7 +109,8 @@ def fit(tagger: DomainTagger, looked: Sequence[Looked]) -> DomainTagger:
     solver.step(closure)
     tagger.temperature = float((-scale.detach()).exp())
     tagger.bias = tuple((bias.detach() * (there > 0)).tolist())
-    fit_map(tagger, looked, ((logits + bias.detach() * (there > 0)) * scale.detach().exp()).softmax(1).numpy())
+    tagger.semantic_weight = float(weigh.detach().square())
+    fit_map(tagger, looked, calibrated().detach().softmax(1).numpy())
     return tagger
 
 
