@@ -4,7 +4,7 @@
     b  words and masks of held-out forgeries: place and method right, mask beside the tagger's map
     c  detection by InternVL2 alone, the tagger alone, both: AUC, and the three-way decision by class and source
     d  speed with the model loaded
-    e  sources that a tagger was trained without (--left-out FOLDER=SOURCE,SOURCE)
+    e  sources that a tagger was trained without (--left-out TAGGER=SOURCE, or TAGGER=SOURCE=FOLDER of its pictures)
     f  calibration and robustness
     g  whole pictures of sources never seen at their own size and compression: the tagger
 
@@ -40,7 +40,7 @@ from internvl_detect.model.embedded import resolve
 from internvl_detect.train.material import named
 
 PARTS = "abcdefg"
-FOLDERS = ("generated", "real", "unseen_generated", "unseen_real", "unseen_tampered")
+FOLDERS = ("generated", "real", "unseen_generated", "unseen_real", "unseen_drawn", "unseen_tampered")
 TITLES = {
     "a": "The domain tagger",
     "b": "Words and masks of held-out forgeries",
@@ -97,19 +97,19 @@ class Bench:
             raise ConfigError("no domain tagger", do="name one: --tagger FOLDER")
         adapter = resolve(args.model, args.adapter)[1]
         self.judge = Judge(self.detector, adapter, args.work / "judged.jsonl")
-        self.left_out = {}
+        self.left_out: dict[Path, dict[str, Path | None]] = {}
         for text in args.left_out:
-            folder, _, sources = text.rpartition("=")
-            self.left_out[Path(folder)] = [name for name in sources.split(",") if name]
-        if any(not sources or not (folder / WEIGHTS).is_file() for folder, sources in self.left_out.items()):
-            raise ConfigError("--left-out that names no tagger or no source", expected="FOLDER=SOURCE,SOURCE")
+            folder, *rest = text.split("=")
+            if len(rest) not in (1, 2) or not rest[0] or not (Path(folder) / WEIGHTS).is_file():
+                raise ConfigError(f"--left-out {text}", expected="TAGGER=SOURCE or TAGGER=SOURCE=FOLDER")
+            self.left_out.setdefault(Path(folder), {})[rest[0]] = Path(rest[1]) if rest[1:] else None
 
     def parts(self) -> dict[str, tuple[Callable[[], dict[str, Any]], dict[str, Any]]]:
         """By letter: what measures it, and the options that it depends on beside weights and pictures."""
         args, detector, items = self.args, self.detector, self.items
         tagger = detector.looker.tagger
         left_out = {
-            hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(): sources
+            hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(): {k: str(v) for k, v in sources.items()}
             for folder, sources in self.left_out.items()
         }
         found: dict[str, tuple[Callable[[], dict[str, Any]], dict[str, Any]]] = {
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in FOLDERS:
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, action="append", nargs="+", default=[], metavar="NAME=DIR")
-    parser.add_argument("--left-out", action="append", default=[], metavar="FOLDER=SOURCE,SOURCE")
+    parser.add_argument("--left-out", action="append", default=[], metavar="TAGGER=SOURCE[=FOLDER]")
     parser.add_argument("--most", type=int, default=40, help="pictures of each source, class and method")
     parser.add_argument("--words", type=int, default=200, help="forgeries in part b")
     parser.add_argument("--curves", type=int, default=60, help="pictures of each class for robustness")

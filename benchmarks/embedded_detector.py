@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from embedded_sets import FORGED, TAMPERED, WHOLE, Item, bootstrapped, detection, figure, numbers, ranked, some
+from embedded_sets import DRAWN, FORGED, TAMPERED, WHOLE, Item, bootstrapped, detection, figure, numbers, ranked, some
 from PIL import Image
 
 from internvl_detect.data.jsonl import remembered
@@ -215,13 +215,18 @@ def called_lines(said: Said) -> list[dict[str, Any]]:
 
 
 def detector_part(judge: Judge, items: Sequence[Item]) -> dict[str, Any]:
-    """Part c."""
-    said = judge.said(items)
+    """Part c. What people drew is told of apart: it is authentic, and as unlike a photograph as what is generated."""
+    every = judge.said(items)
+    drawn, said = ([one for one in every if (one[0].pool == DRAWN) == own] for own in (True, False))
+    generated = [one for one in said if one[0].pool == WHOLE and one[0].fake and not one[0].seen]
+    told = [{"fakes": "all generated, never seen", "real": DRAWN, **_systems([*drawn, *generated])}]
     return {
         "auc": auc_lines(said),
         "fused_or_alone": paired_lines(said),
         "answers": called_lines(said),
         "decisions": decision_lines(said),
+        "drawn": told if drawn and generated else [],
+        "drawn_decisions": decision_lines(drawn),
     }
 
 
@@ -266,6 +271,7 @@ def calibration_lines(said: Said) -> tuple[list[dict[str, Any]], list[dict[str, 
 
 def robustness_part(judge: Judge, items: Sequence[Item], curves: int) -> dict[str, Any]:
     """Part f: calibration on what part c judged, robustness on about ``curves`` whole pictures of each class."""
+    items = [item for item in items if item.pool != DRAWN]
     errors, bins = calibration_lines(judge.said(items))
     some_of: list[Item] = []
     for fake in (0, 1):

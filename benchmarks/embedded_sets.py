@@ -31,14 +31,14 @@ from internvl_detect.train.tag_data import TagRow
 
 ROUNDS = 500  # of each bootstrap
 LEAST = 5  # groups of a class: fewer, drawn again and again, show no spread
-WHOLE, FORGED, TAMPERED = "whole", "forged", "tampered by others"
+WHOLE, FORGED, TAMPERED, DRAWN = "whole", "forged", "tampered by others", "drawn by people"
 Figure = dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: ``pool`` is WHOLE, FORGED or TAMPERED; ``method`` is what was done in a forged set, ``record`` what
-    it holds of it; ``seen`` whether other pictures of its source were trained on."""
+    """One picture: ``pool`` is one of the four above, ``method`` what was done in a forged set, ``record`` what it holds
+    of it; ``seen`` whether other pictures of its source were trained on."""
 
     row: TagRow
     pool: str
@@ -58,7 +58,7 @@ class Item:
     def picture(self) -> Image.Image:
         """As it is measured by the tagger: whole pictures equalised, others as their files are."""
         rgb = open_image(self.row.path).rgb
-        return equalise(rgb, rng_of(self.row.group)) if self.pool == WHOLE else rgb
+        return equalise(rgb, rng_of(self.row.group)) if self.pool in (WHOLE, DRAWN) else rgb
 
     def equalised(self) -> Image.Image:
         """Made like all others. Raises MediaError where an edit lies outside the part that is looked at."""
@@ -78,8 +78,8 @@ def gather(
 ) -> list[Item]:
     """Up to ``most`` pictures of each source, tag and method, drawn by their names.
 
-    ``folders`` has "generated" and "real" (test split), "unseen_generated", "unseen_real" and "unseen_tampered" (whole
-    folders, the last with masks in DIR/mask by stem). Raises DataError when there is nothing.
+    ``folders`` has "generated" and "real" (test split), "unseen_generated", "unseen_real", "unseen_drawn" and
+    "unseen_tampered" (whole folders, the last with masks in DIR/mask by stem). Raises DataError when there is nothing.
     """
     records = {}
     for file in sorted(material.glob("*/records.jsonl")):
@@ -99,6 +99,7 @@ def gather(
     ):
         rows = as_they_are(folders[kind], tag)
         items += [Item(row, WHOLE, seen) for row in rows if row.split == "test" or not seen]
+    items += [Item(row, DRAWN, False) for row in as_they_are(folders["unseen_drawn"], "authentic")]
     for name, folder in sorted(folders["unseen_tampered"].items()):
         items += [Item(row, TAMPERED, False) for row in _tampered(name, folder)]
     if not items:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from embedded_sets import (
+    DRAWN,
     FORGED,
     TAMPERED,
     WHOLE,
@@ -33,6 +34,7 @@ from internvl_detect.evaluate.localization import counts_at, level_of, localizat
 from internvl_detect.media.degrade import jpeg
 from internvl_detect.media.image import open_image
 from internvl_detect.model.domain_tag import TAGS, DomainTagger, spread
+from internvl_detect.train.material import as_they_are
 
 LATER = 60  # JPEG quality of the second look
 OWN = "own"  # the file's own compression
@@ -153,6 +155,7 @@ def untouched_lines(looks: Looks, threshold: float) -> list[dict[str, Any]]:
 
 def tagger_part(tagger: DomainTagger, items: Sequence[Item]) -> dict[str, Any]:
     """Part a."""
+    items = [item for item in items if item.pool != DRAWN]
     looks = look(tagger, items)
     edited = [item for item in items if item.row.mask]
     later = look(tagger, edited, LATER)
@@ -180,30 +183,34 @@ def own_size_part(tagger: DomainTagger, items: Sequence[Item], most: int) -> dic
 
 
 def left_out_part(
-    shipped: DomainTagger, left_out: Mapping[Path, Sequence[str]], items: Sequence[Item], most: int
+    shipped: DomainTagger, left_out: Mapping[Path, Mapping[str, Path | None]], items: Sequence[Item], most: int
 ) -> dict[str, Any]:
-    """Part e: each left out source by the tagger that never saw it, and by the shipped one, on the same test pictures.
+    """Part e: each left out source by the tagger that never saw it.
 
-    A source of fakes stands against all authentic pictures of its pool, a source of photographs against all fakes.
+    A folder of pictures that a generator made stands against photographs never seen; a source of the forged sets
+    against authentic twins, with the shipped tagger, which saw it, beside.
     """
     lines: list[dict[str, Any]] = []
-    every = [item for item in items if item.seen]
+    real = some((i for i in items if i.pool == WHOLE and not i.seen and not i.fake), most, lambda item: item.row.source)
+    twins = some((i for i in items if i.pool == FORGED and not i.fake), 4 * most, lambda item: item.pool)
     for folder, sources in left_out.items():
-        asked = {source: _sides(every, source, sources, max(8, most // 2)) for source in sources}
-        both = {item.row.path: item for own, rest in asked.values() for item in (*own, *rest)}
-        for name, tagger in (("never saw it", DomainTagger.load(folder, shipped.device)), ("shipped", shipped)):
-            looks = {one["item"].row.path: one for one in look(tagger, list(both.values()))}
-            for source, sides in asked.items():
-                own, rest = ([looks[item.row.path] for item in side if item.row.path in looks] for side in sides)
-                told = against(own, rest) if own and rest else {"n_real": 0, "n_fake": 0, "auc": figure(float("nan"))}
-                lines.append({"source": source, "tagger": name, **told})
-                print(f"  {source}, {name}: AUC {told['auc']['value']}", flush=True)
+        tagger = DomainTagger.load(folder, shipped.device)
+        against_what = {"photographs never seen": look(tagger, real), "authentic twins": look(tagger, twins)}
+        beside = look(shipped, twins)
+        for source, pictures in sources.items():
+            if pictures is None:
+                own = some((i for i in items if i.fake and i.row.source == source), 4 * most, lambda item: item.pool)
+                whose = "authentic twins"
+            else:
+                rows = as_they_are({source: pictures}, "ai_generated")
+                own = some((Item(row, WHOLE) for row in rows), 4 * most, lambda item: item.pool)
+                whose = "photographs never seen"
+            for name, by, rest in (
+                ("never saw it", tagger, against_what[whose]),
+                *((("shipped", shipped, beside),) if pictures is None else ()),
+            ):
+                looks = look(by, own)
+                if looks and rest:
+                    lines.append({"source": source, "tagger": name, "against": whose, **against(looks, rest)})
+                    print(f"  {source}, {name}: AUC {lines[-1]['auc']['value']}", flush=True)
     return {"left_out": sorted(lines, key=lambda line: (line["source"], line["tagger"]))}
-
-
-def _sides(items: Sequence[Item], source: str, left_out: Sequence[str], most: int) -> tuple[list[Item], list[Item]]:
-    """(its fakes, or its photographs where it has no fakes; what they stand against: at most ``most`` a source)."""
-    own = [item for item in items if item.row.source == source]
-    own = [item for item in own if item.fake] or own
-    rest = [item for item in items if own and item.pool == own[0].pool and item.fake != own[0].fake]
-    return own, some([item for item in rest if item.row.source not in left_out], most, lambda item: item.row.source)
