@@ -37,7 +37,7 @@ Figure = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: ``pool`` is one of the four above, ``method`` what was done in a forged set, ``record`` what it holds
+    """One picture: ``pool`` is one of these four, ``method`` what was done in a forged set, ``record`` what it holds
     of it; ``seen`` whether other pictures of its source were trained on."""
 
     row: TagRow
