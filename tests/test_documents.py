@@ -64,7 +64,7 @@ def test_every_script_and_file_that_the_documents_name_exists():
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_recipe_loads_and_says_how_to_run_it(recipe):
     text = recipe.read_text("utf-8")
-    assert text.startswith("#") and re.search(r"ivdetect|torchrun", text.split("\n\n")[0])
+    assert text.startswith("#") and re.search(r"ivdetect|torchrun|internvl_detect\.", text.split("\n\n")[0])
     if "weight_path" in text:
         assert load_train_config(recipe, env={}).weight_path
 

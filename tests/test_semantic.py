@@ -26,7 +26,15 @@ from internvl_detect.model.semantic_net import (
     small_copy,
 )
 from internvl_detect.model.tagger_net import folded
-from internvl_detect.train.semantic import SemanticTraining, main, start_from, train_semantic, varied, with_branch
+from internvl_detect.train.semantic import (
+    SemanticTraining,
+    main,
+    recipe_of,
+    start_from,
+    train_semantic,
+    varied,
+    with_branch,
+)
 from internvl_detect.train.tag_data import TagRow
 from internvl_detect.train.tagger_fit import Looked, fit
 
@@ -205,13 +213,20 @@ def test_the_command_gives_a_tagger_its_branch(folders, tmp_path, capsys, small)
     tagger = DomainTagger(with_branch(lively(), branch))
     save(with_branch(lively(), branch), tagger.settings(), tmp_path / "old")
     sources = ["--real", str(folders / "camera"), "--generated", f"paint={folders / 'painter'}"]
-    main(
-        ["--tagger", str(tmp_path / "old"), *sources, "--steps", "2", "--batch", "2", "--workers", "0"]
-        + ["--device", "cpu", "--out", str(tmp_path / "run")]
-    )
+    how = ["--steps", "2", "--batch", "2", "--workers", "0", "--device", "cpu"]
+    assert main(["--tagger", str(tmp_path / "old"), *sources, *how, "--out", str(tmp_path / "run")]) == 0
     said = json.loads(capsys.readouterr().out)
     made = DomainTagger.load(tmp_path / "run" / "tagger", "cpu")
     assert made.semantic_weight == said["semantic_weight"] >= 0 and made.net.semantic is not None
     assert said["test"]["pictures"] > 0
-    with pytest.raises(SystemExit, match="no folder"):
-        main(["--real", "nowhere", "--generated", str(folders / "painter"), "--out", str(tmp_path / "run2")])
+    again = ["--out", str(tmp_path / "run2")]
+    assert main(["--real", "nowhere", "--generated", str(folders / "painter"), *again]) == DataError.exit_code
+    assert "nowhere is no folder" in capsys.readouterr().err
+    assert main([*sources, "--steps", "0", *again]) == ConfigError.exit_code
+    assert "steps from 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("values", [{"stesp": 3}, {"steps": 0}, {"batch": 1}, {"lr": float("nan")}, {"average": 1.0}])
+def test_a_recipe_with_what_cannot_be_is_refused(values):
+    with pytest.raises(ConfigError):
+        recipe_of(values)

@@ -59,6 +59,8 @@ def given(tmp_path_factory):
         if name == "tagger":
             values |= {"steps": 3, "batch": 4, "sizes_px": [64], "workers": 0, "save_every": 2}
             values["shape"] = {"widths": [4, 8, 8, 16, 16], "blocks": [0, 1, 1, 1], "map_width": 8}
+        elif name == "semantic":
+            values |= {"steps": 1, "batch": 2, "workers": 0}
         else:
             values |= {"max_steps": 2, "batch_size": 4, "workers": 0, "save_steps": 1}
             values["eval"] |= {"steps": 1, "max_samples": 6}

@@ -4,7 +4,8 @@
 
     OUT/stages.json   the settings, and the seconds of every stage that is done
     OUT/material      decoders and forged sets        OUT/rows       conversations, with the tagger's guesses
-    OUT/tagger        the tagger's run                OUT/nano_base, OUT/nano_lora   runs of ``ivdetect train``
+    OUT/tagger        the tagger's run                OUT/semantic   that of its semantic branch
+    OUT/nano_base, OUT/nano_lora   runs of ``ivdetect train``
     OUT/fusion        what the fusion was fitted on   OUT/left_out/NAME   taggers that never saw NAME
     OUT/embedded      nano, nano_lora and tagger: what goes into the package's folder of that name
 
@@ -91,6 +92,7 @@ def parsed(argv: Sequence[str] | None = None) -> Build:
     parser.add_argument("--size", type=int, default=default["size"], help="longer side of what is forged, in px")
     parser.add_argument("--tagger-steps", type=int, help="instead of the recipe's")
     parser.add_argument("--tagger-start", type=Path, help="a tagger's folder to go on from")
+    parser.add_argument("--semantic-start", type=Path, help="EfficientNet-Lite0's weights, for the tagger's branch")
     parser.add_argument("--nano-epochs", type=float, help="instead of the recipes'")
     parser.add_argument("--start", default=default["start"], help="nano: go on from the embedded base; or fresh")
     parser.add_argument("--left-out", nargs="*", default=(), help="sources to leave out in turn: measured, not shipped")

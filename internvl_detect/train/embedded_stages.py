@@ -24,7 +24,7 @@ from internvl_detect.train.rebuild import Rebuilder
 from internvl_detect.train.tag_data import TagRow
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-USED = ("tagger", "nano_base", "nano_mask")  # recipes
+USED = ("tagger", "semantic", "nano_base", "nano_mask")  # recipes
 FREE = ("out", "recipes", "workers", "device", "left_out")  # settings that may change between calls
 
 
@@ -34,7 +34,8 @@ class Build:
     ``rows_share`` of those that become conversations; steps and epochs are the recipes' unless given.
 
     ``given`` are the encoder and decoder of one network more. ``start`` "nano" goes on from the embedded base, "fresh"
-    from an untrained one; ``tagger_start`` is a tagger's folder to go on from. ``left_out`` names decoders ("by_KIND"),
+    from an untrained one; ``tagger_start`` is a tagger's folder to go on from, ``semantic_start`` are weights that its
+    semantic branch begins with in place of the embedded one's. ``left_out`` names decoders ("by_KIND"),
     generators or sources of photographs: for each, one more tagger is trained without it and measured on it.
     ``calibrate_real`` and ``calibrate_generated`` hold sources that nothing is trained on; where one is not given, the
     calibration is fitted on validation pictures of every third source instead, which flatters it.
@@ -52,6 +53,7 @@ class Build:
     size: int = 448
     tagger_steps: int | None = None
     tagger_start: Path | None = None
+    semantic_start: Path | None = None
     nano_epochs: float | None = None
     start: str = "nano"
     left_out: tuple[str, ...] = ()
@@ -81,6 +83,11 @@ class Build:
             return []
         several = [sorted(part) for part in (self.real, self.fake) if len(part) > 1]
         return [name for part in several for name in (part[2::3] or part[-1:])]
+
+    @property
+    def eyes(self) -> Path:
+        """The tagger's folder, with its semantic branch where there are generators to train one on."""
+        return self.out / ("semantic" if self.fake else "tagger") / "tagger"
 
     @property
     def work(self) -> Path:
@@ -176,12 +183,31 @@ def _of(row: TagRow, source: str) -> TagRow:
     return dataclasses.replace(row, source=source) if row.group.startswith(f"{source}/") else row
 
 
+def semantic(build: Build) -> None:
+    """The tagger's semantic branch, where there are generators."""
+    from internvl_detect.model.domain_tag import read_net
+    from internvl_detect.model.embedded import FOLDER
+    from internvl_detect.model.semantic_net import SemanticNet
+    from internvl_detect.train.semantic import attach, recipe_of, start_from
+
+    if not build.fake:
+        print("semantic: no generated pictures, so no semantic branch", flush=True)
+        return
+    net, shipped = read_net(build.out / "tagger" / "tagger")[0], FOLDER / "tagger"
+    begun = net.semantic or (read_net(shipped)[0].semantic if shipped.is_dir() else None) or SemanticNet()
+    begun = start_from(build.semantic_start, net) if build.semantic_start else begun
+    given = material.all_rows(build.work, build.fake, build.real), build.out / "semantic"
+    how = recipe_of(read_yaml(build.recipes / "semantic.yaml"))
+    sources_of = {*build.fake, *build.real}
+    print(json.dumps(attach(net, *given, how, start=begun, sources=sources_of, device=build.device)), flush=True)
+
+
 def rows(build: Build) -> None:
     """Conversations about a share of everything."""
     from internvl_detect.model.domain_tag import DomainTagger
     from internvl_detect.train.nano_rows import write_rows
 
-    eyes = DomainTagger.load(build.out / "tagger" / "tagger", build.device)
+    eyes = DomainTagger.load(build.eyes, build.device)
     given = build.work.resolve(), build.fake, build.real, eyes, build.out / "rows"
     print(f"rows: {write_rows(*given, share=build.rows_share)}", flush=True)
 
@@ -231,16 +257,15 @@ def export(build: Build) -> None:
 
 def lora(build: Build) -> None:
     """The adapter with the <SEG> row and the head that draws."""
-    eyes = build.out / "tagger" / "tagger"
-    _train(build, "nano_mask", str(build.out / "embedded" / "nano"), "nano_lora", f"mask.tagger={eyes}")
+    _train(build, "nano_mask", str(build.out / "embedded" / "nano"), "nano_lora", f"mask.tagger={build.eyes}")
 
 
 def result(build: Build) -> None:
     """Tagger and adapter beside the base."""
-    for name, made in (("tagger", "tagger/tagger"), ("nano_lora", "nano_lora/adapter")):
+    for name, made in (("tagger", build.eyes), ("nano_lora", build.out / "nano_lora" / "adapter")):
         target = build.out / "embedded" / name
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(build.out / made, target)
+        shutil.copytree(made, target)
         for file in target.iterdir():
             file.chmod(0o644)  # some are written for their owner alone, and a package carries the mode along
 
@@ -261,7 +286,7 @@ def fusion(build: Build) -> None:
 
 
 STEPS: tuple[Callable[[Build], None], ...]
-STEPS = (decoders, edits, by_decoder, tagger, rows, base, export, lora, result, fusion)
+STEPS = (decoders, edits, by_decoder, tagger, semantic, rows, base, export, lora, result, fusion)
 
 
 def stages(build: Build) -> dict[str, Callable[[], None]]:

@@ -17,9 +17,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
+from internvl_detect.data.findings import did_you_mean, show
 from internvl_detect.data.jsonl import atomically
 from internvl_detect.errors import CheckpointError, ConfigError, DataError, IvdetectError
 from internvl_detect.files import alone_in
@@ -60,9 +62,9 @@ class SemanticTraining:
     the first 5 % of the steps and falls as a cosine; the weights that come of it are a running mean that keeps
     ``average`` of itself. ``workers`` decode."""
 
-    steps: int = 3000
-    batch: int = 64
-    lr: float = 4e-4
+    steps: int = 1000
+    batch: int = 32
+    lr: float = 1e-3
     weight_decay: float = 0.05
     average: float = 0.998
     seed: int = 0
@@ -227,6 +229,24 @@ def with_branch(net: TaggerNet, branch: SemanticNet) -> TaggerNet:
     return made.eval()
 
 
+def recipe_of(values: Mapping[str, Any]) -> SemanticTraining:
+    """SemanticTraining of plain values, as YAML gives them. Raises ConfigError for a key or value that does not fit."""
+    known = {f.name: f.default for f in fields(SemanticTraining)}
+    if unknown := [key for key in values if key not in known]:
+        raise ConfigError(f"the recipe has {show(str(unknown[0]))}", do=did_you_mean(str(unknown[0]), known))
+    how = SemanticTraining(**values)
+    whole = {"steps": 1, "batch": 2, "seed": 0, "workers": 0, "save_every": 1}
+    numbers = {"lr": 1.0, "weight_decay": 1e3, "average": 1.0}
+    fits = all(type(getattr(how, key)) is int and least <= getattr(how, key) < 2**31 for key, least in whole.items())
+    fits &= all(type(v := getattr(how, key)) in (int, float) and 0 <= v < most for key, most in numbers.items())
+    if not fits or how.lr <= 0:
+        raise ConfigError(
+            f"the recipe has numbers that cannot be: {dict(values)!r:.200}",
+            expected="steps from 1, batch from 2, workers from 0, lr above 0 and under 1, average from 0 and under 1",
+        )
+    return how
+
+
 def start_from(path: Path | None, net: TaggerNet) -> SemanticNet:
     """What training begins with: ImageNet weights of EfficientNet-Lite0 (safetensors), or the tagger's own branch.
 
@@ -244,62 +264,73 @@ def start_from(path: Path | None, net: TaggerNet) -> SemanticNet:
     return from_efficientnet_lite(given)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see the docstring of the file."""
+def attach(
+    net: TaggerNet,
+    rows: Sequence[TagRow],
+    out: str | Path,
+    how: SemanticTraining,
+    *,
+    start: SemanticNet,
+    sources: Collection[str],
+    most: int = 1000,
+    device: str | torch.device = "cpu",
+    echo: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Train a branch on the ``sources`` among ``rows``, put it into the tagger's network and fit both on ``most``
+    validation pictures; ``out``/tagger is what comes of it. Returns the branch's weight and figures of test pictures.
+
+    Raises DataError where a split is missing or of one kind.
+    """
+    began, folder = time.monotonic(), Path(out)
+
+    def told(step: int, loss: float) -> None:
+        echo(f"step {step} of {how.steps}, loss {loss:.3f}, {time.monotonic() - began:.0f} s")
+
+    whole = [row for row in rows if row.source in sources and row.split == "train"]
+    branch = train_semantic(whole, folder, how, start=start, device=device, progress=told)
+    made = with_branch(net, branch.cpu())
+    tagger = DomainTagger(made, name=folder.name, device=device)
+    looked = list(look_at(tagger, drawn([row for row in rows if row.split == "val"], most)))
+    if len({one.row.tag == "authentic" for one in looked}) < 2:
+        raise DataError("no validation pictures, or of one kind", expected="authentic ones and fakes of the split val")
+    fit(tagger, looked)
+    with whole_folder(folder / "tagger", replace=True) as stored:
+        save_tagger(made, tagger.settings(), stored)
+    looked = list(look_at(tagger, drawn([row for row in rows if row.split == "test"], most)))
+    told_of = summary(looked, tagger.map_threshold) if looked else {}
+    return {"semantic_weight": tagger.semantic_weight, "test": told_of, "seconds": round(time.monotonic() - began, 1)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; see the docstring of the file. Exit codes are those of the errors."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--tagger", default="nano", help='folder of the tagger, or "nano"')
     parser.add_argument("--start", type=Path, help="EfficientNet-Lite0's weights, safetensors")
     parser.add_argument("--generated", action="append", required=True, metavar="NAME=DIR")
     parser.add_argument("--real", action="append", required=True, metavar="NAME=DIR")
-    parser.add_argument("--material", type=Path, help="folder of forged sets, which the fit weighs the branch on too")
-    parser.add_argument("--steps", type=int, default=SemanticTraining.steps)
-    parser.add_argument("--batch", type=int, default=SemanticTraining.batch)
-    parser.add_argument("--lr", type=float, default=SemanticTraining.lr)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--material", type=Path, default=Path("-"), help="forged sets, for the fit")
+    for key in ("steps", "batch", "lr", "seed", "workers"):
+        kind = float if key == "lr" else int
+        parser.add_argument(f"--{key}", type=kind, default=getattr(SemanticTraining, key))
     parser.add_argument("--most", type=int, default=1000, help="validation pictures that are looked at")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     try:
-        how = SemanticTraining(args.steps, args.batch, args.lr, seed=args.seed, workers=args.workers)
-        args.out.mkdir(parents=True, exist_ok=True)
+        how = recipe_of({key: getattr(args, key) for key in ("steps", "batch", "lr", "seed", "workers")})
+        device, generated, real = device_of(args.device), named(args.generated), named(args.real)
+        rows = all_rows(args.material, generated, real)
+        net = read_net(tagger_folder(args.tagger))[0]
+        start = start_from(args.start, net)
         with alone_in(args.out):
-            result = run(args, how)
+            given = {"start": start, "sources": {*generated, *real}, "most": max(2, args.most), "device": device}
+            result = attach(net, rows, args.out, how, echo=lambda line: print(line, file=sys.stderr), **given)
     except IvdetectError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     print(json.dumps(result, indent=1))
-
-
-def run(args: argparse.Namespace, how: SemanticTraining) -> dict[str, object]:
-    """Train, put the branch into the tagger, fit it on the validation split; what is printed."""
-    if args.steps < 1 or args.batch < 2 or not 0 < args.lr < 1 or args.workers < 0 or args.most < 2:
-        expected = "steps from 1, batch and most from 2, workers from 0, lr above 0 and under 1"
-        raise ConfigError("a number that cannot be", expected=expected)
-    began, device = time.monotonic(), device_of(args.device)
-    generated, real = named(args.generated), named(args.real)
-    rows = all_rows(args.material or Path("-"), generated, real)
-    net = read_net(tagger_folder(args.tagger))[0]
-    whole = [row for row in rows if row.source in {*generated, *real} and row.split == "train"]
-
-    def told(step: int, loss: float) -> None:
-        print(f"step {step} of {how.steps}, loss {loss:.3f}, {time.monotonic() - began:.0f} s", flush=True)
-
-    start = start_from(args.start, net)
-    branch = train_semantic(whole, args.out, how, start=start, device=device, progress=told)
-    tagger = DomainTagger(with_branch(net, branch.cpu()), name=args.out.name, device=device)
-    looked = list(look_at(tagger, drawn([row for row in rows if row.split == "val"], args.most)))
-    if len({one.row.tag == "authentic" for one in looked}) < 2:
-        raise DataError(
-            "no validation pictures, or of one kind", expected="authentic pictures and fakes of the split val"
-        )
-    fit(tagger, looked)
-    with whole_folder(args.out / "tagger", replace=True) as made:
-        save_tagger(with_branch(net, branch.cpu()), tagger.settings(), made)
-    looked = list(look_at(tagger, drawn([row for row in rows if row.split == "test"], args.most)))
-    told_of = summary(looked, tagger.map_threshold) if looked else {}
-    return {"semantic_weight": tagger.semantic_weight, "test": told_of, "seconds": round(time.monotonic() - began, 1)}
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
