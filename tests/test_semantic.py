@@ -195,7 +195,7 @@ def test_pictures_of_one_kind_are_refused(rows, tmp_path):
         train_semantic([row for row in rows if row.tag == "authentic"], tmp_path, HOW)
 
 
-@pytest.mark.parametrize(("truth", "least", "most"), [(1.0, 0.5, 50), (0.0, 0.0, 0.2)])
+@pytest.mark.parametrize(("truth", "least", "most"), [(1.0, 0.5, 50), (0.0, 0.0, 0.2), (-1.0, 0.0, 0.0)])
 def test_a_branch_weighs_as_much_as_it_tells(branch, truth, least, most):
     rng = np.random.default_rng(0)
     tagger = DomainTagger(with_branch(lively(), branch))

@@ -90,26 +90,26 @@ def fit(tagger: DomainTagger, looked: Sequence[Looked]) -> DomainTagger:
     logits = logits - tagger.semantic_weight * semantic
     there = torch.bincount(tags, minlength=len(TAGS))
     weight = torch.where(there > 0, torch.tensor(PRIOR) / there.clamp_min(1), 0).double()
-    scale, bias = torch.zeros(1, dtype=torch.float64), torch.zeros(len(TAGS), dtype=torch.float64)
-    weigh = torch.full((1,), float(bool(semantic.any())), dtype=torch.float64)  # its square is the weight
-    for fitted in (scale, bias, weigh):
-        fitted.requires_grad_()
-    solver = torch.optim.LBFGS([scale, bias, weigh], max_iter=200, line_search_fn="strong_wolfe")
+    scale, bias, weigh = (torch.zeros(n, dtype=torch.float64, requires_grad=True) for n in (1, len(TAGS), 1))
 
     def calibrated() -> torch.Tensor:
-        return (logits + weigh.square() * semantic + bias * (there > 0)) * scale.exp()
+        return (logits + weigh * semantic + bias * (there > 0)) * scale.exp()
 
     def closure() -> torch.Tensor:
-        solver.zero_grad()
+        for each in (scale, bias, weigh):
+            each.grad = None
         loss = torch.nn.functional.cross_entropy(calibrated(), tags, weight=weight)
         loss = loss + 1e-3 * (bias.square().sum() + scale.square().sum())
         loss.backward()
         return loss
 
-    solver.step(closure)
+    torch.optim.LBFGS([scale, bias, weigh], max_iter=200, line_search_fn="strong_wolfe").step(closure)
+    if float(weigh) < 0:  # it misleads on these pictures: none of it
+        weigh.data.zero_()
+        torch.optim.LBFGS([scale, bias], max_iter=200, line_search_fn="strong_wolfe").step(closure)
     tagger.temperature = float((-scale.detach()).exp())
     tagger.bias = tuple((bias.detach() * (there > 0)).tolist())
-    tagger.semantic_weight = float(weigh.detach().square())
+    tagger.semantic_weight = float(weigh)
     fit_map(tagger, looked, calibrated().detach().softmax(1).numpy())
     return tagger
 
