@@ -123,19 +123,22 @@ def test_weights_of_the_usual_names_are_taken_and_others_refused(branch, tmp_pat
         start_from(None, lively())
 
 
-def test_the_branch_is_saved_with_its_tagger_and_moves_ai_generated_alone(branch, tmp_path):
+@pytest.mark.parametrize(("says", "counts"), [(-5.0, 0.0), (1.25, 1.25), (9.0, MOST_SEMANTIC)])
+def test_the_branch_is_saved_with_its_tagger_and_speaks_for_ai_generated_alone(branch, tmp_path, says, counts):
     shown = Image.fromarray(np.random.default_rng(1).integers(0, 256, (90, 120, 3), np.uint8))
     net = with_branch(lively(), branch)
+    torch.nn.init.zeros_(net.semantic.out.weight)
+    torch.nn.init.constant_(net.semantic.out.bias, says)
     plain, weighed = DomainTagger(net), DomainTagger(net, semantic_weight=0.5)
     save(net, weighed.settings(), tmp_path, half=False)
     loaded = DomainTagger.load(tmp_path, "cpu")
     before, after = plain.look(shown), loaded.look(shown)
     assert loaded.fingerprint == plain.fingerprint != DomainTagger(lively()).fingerprint
-    assert before.semantic == after.semantic != 0 and abs(after.semantic) <= MOST_SEMANTIC
+    assert before.semantic == after.semantic == counts
     moved = {tag: np.log(after.probabilities[tag] / before.probabilities[tag]) for tag in TAGS}
     own = moved.pop("ai_generated")
     assert np.ptp(list(moved.values())) < 1e-9
-    assert own - moved["authentic"] == pytest.approx(0.5 * after.semantic)
+    assert own - moved["authentic"] == pytest.approx(0.5 * counts)
 
 
 @settings(deadline=None, max_examples=25)
@@ -206,6 +209,24 @@ def test_a_branch_weighs_as_much_as_it_tells(branch, truth, least, most):
         looked.append(Looked(TagRow("", tag), nothing, None, float(said)))
     fit(tagger, looked)
     assert least <= tagger.semantic_weight <= most
+
+
+def test_forgeries_which_show_what_their_twins_show_take_no_weight_from_the_branch(branch):
+    rng = np.random.default_rng(0)
+    nothing = np.log(np.full(len(TAGS), 1 / len(TAGS)))
+
+    def looked(kinds, source):
+        rows = [(TagRow("", kind, source=source or kind), kind) for kind in kinds for _ in range(60)]
+        return [
+            Looked(r, nothing, None, float((kind == "ai_generated" and not source) + rng.random())) for r, kind in rows
+        ]
+
+    weights = []
+    for forged in ([], looked(TAGS, "forged")):
+        tagger = DomainTagger(with_branch(lively(), branch))
+        fit(tagger, [*looked(("authentic", "ai_generated"), ""), *forged])
+        weights.append(tagger.semantic_weight)
+    assert weights[0] > 1 and weights[1] == pytest.approx(weights[0], rel=0.3)
 
 
 def test_the_command_gives_a_tagger_its_branch(folders, tmp_path, capsys, small):

@@ -1,8 +1,8 @@
 """The domain tagger: a picture in; calibrated probabilities of five tags and a coarse map of where it was edited out.
 
 It looks at a picture's own pixels; a large picture is gone through in windows that overlap by more than a cell sees, so
-memory stays bounded. Where it has a semantic branch, that reads a small copy of the whole as well, which speaks for or
-against "ai_generated" alone. A folder holds ``tagger.safetensors`` and ``tagger.json``.
+memory stays bounded. Where it has a semantic branch, that reads a small copy of the whole as well and can speak for
+"ai_generated"; nothing that it shows counts against that. A folder holds ``tagger.safetensors`` and ``tagger.json``.
 Not here: the network (``tagger_net``), what a verdict makes of the tag (``detect``).
 
     tagger = DomainTagger.load("tagger")
@@ -40,7 +40,7 @@ WEIGHTS, ABOUT = "tagger.safetensors", "tagger.json"
 WINDOW_PX = 2048  # side of what goes through the network at once, its margins included
 MARGIN_PX = 512  # seen around a window and thrown away
 LEAST_PX = 64  # smaller pictures are mirrored up to this
-MOST_SEMANTIC = 3.0  # the semantic branch's log odds are cut to this on either side: what it shows proves nothing alone
+MOST_SEMANTIC = 3.0  # log odds that what a picture shows counts for at most
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Tagged:
     """``probabilities`` by tag sum to 1; ``map`` is float32 (h, w) in [0, 1], P(edited) of cells of 8 px over the whole
     picture; ``log_odds`` are the raw ones of fake against authentic; ``methods`` are the probabilities of METHODS, of
     how it was edited, if in a part: they sum to 1, or there are none where nothing is told of it. ``semantic`` are the
-    semantic branch's log odds of "ai_generated", 0 where there is no branch.
+    log odds by which what it shows speaks for "ai_generated", 0 to MOST_SEMANTIC; 0 where there is no branch.
 
     One without "authentic" among its tags is of FakeShield's tagger: empty ``map``, ``log_odds`` 0.
     """
@@ -162,7 +162,7 @@ class DomainTagger:
         if self.net.semantic is None:
             return 0.0
         copy = small_copy(picture).to(self.device).contiguous(memory_format=torch.channels_last)
-        return max(-MOST_SEMANTIC, min(MOST_SEMANTIC, float(self.net.semantic(copy))))
+        return min(max(float(self.net.semantic(copy)), 0.0), MOST_SEMANTIC)
 
     def look_many(self, pictures: Sequence[Image.Image]) -> list[Tagged]:
         """``look`` at each: pictures differ in size, and one of them fills two cores."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from internvl_detect.errors import IvdetectError
 from internvl_detect.evaluate.metrics import auc
@@ -23,6 +24,7 @@ from internvl_detect.train.tag_data import TagRow
 
 GATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 PRIOR = (0.4, 0.3, 0.1, 0.1, 0.1)  # of the tags: of pictures looked at, more are generated than edited in any one way
+GENERATED = TAGS.index("ai_generated")
 MISSED = 4  # what a missed edit costs the map, where a mark on an untouched picture costs 1
 THRESHOLDS = (*(round(0.05 * i, 2) for i in range(2, 20)), 0.98)
 
@@ -80,38 +82,50 @@ def fit(tagger: DomainTagger, looked: Sequence[Looked]) -> DomainTagger:
     """The same tagger with temperature, biases, the semantic branch's weight, map threshold and gate fitted; the tags
     weigh as PRIOR in the fit.
 
-    A tag without pictures keeps no bias. ``looked`` must come from a tagger without a gate (``map_gate`` 0).
+    The branch's weight comes of pictures whose sources are of one tag, where there are authentic and generated ones
+    among them: a forgery shows what its untouched twin shows. A tag without pictures keeps no bias. ``looked`` must
+    come from a tagger without a gate (``map_gate`` 0).
     """
     tags = torch.tensor([TAGS.index(one.row.tag) for one in looked])
     logits = torch.from_numpy(np.stack([one.logs for one in looked])) * tagger.temperature
     logits = logits - torch.tensor(tagger.bias, dtype=torch.float64)
     semantic = torch.zeros_like(logits)
-    semantic[:, TAGS.index("ai_generated")] = torch.tensor([one.semantic for one in looked], dtype=torch.float64)
+    semantic[:, GENERATED] = torch.tensor([one.semantic for one in looked], dtype=torch.float64)
     logits = logits - tagger.semantic_weight * semantic
+    tags_of: dict[str, set[str]] = {}
+    for one in looked:
+        tags_of.setdefault(one.row.source, set()).add(one.row.tag)
+    alone = torch.tensor([len(tags_of[one.row.source]) == 1 for one in looked])
+    of = alone if {0, GENERATED} <= set(tags[alone].tolist()) else ~torch.zeros_like(alone)
+    weight = 0.0
+    if bool(semantic.any()):
+        weight = max(0.0, _solved(logits[of], tags[of], semantic[of])[2])
+    logits = logits + weight * semantic
+    scale, bias, _ = _solved(logits, tags)
+    tagger.temperature, tagger.bias, tagger.semantic_weight = 1 / scale, tuple(bias.tolist()), weight
+    fit_map(tagger, looked, ((logits + bias) * scale).softmax(1).numpy())
+    return tagger
+
+
+def _solved(logits: Tensor, tags: Tensor, semantic: Tensor | None = None) -> tuple[float, Tensor, float]:
+    """Scale, biases and the weight of ``semantic`` that minimise the cross-entropy of the logits plus weight times
+    ``semantic`` plus biases, all times scale."""
     there = torch.bincount(tags, minlength=len(TAGS))
-    weight = torch.where(there > 0, torch.tensor(PRIOR) / there.clamp_min(1), 0).double()
-    scale, bias, weigh = (torch.zeros(n, dtype=torch.float64, requires_grad=True) for n in (1, len(TAGS), 1))
+    share = torch.where(there > 0, torch.tensor(PRIOR) / there.clamp_min(1), 0).double()
+    log_scale, bias, weight = (torch.zeros(n, dtype=torch.float64, requires_grad=True) for n in (1, len(TAGS), 1))
+    fitted = [log_scale, bias, *([] if semantic is None else [weight])]
+    solver = torch.optim.LBFGS(fitted, max_iter=200, line_search_fn="strong_wolfe")
 
-    def calibrated() -> torch.Tensor:
-        return (logits + weigh * semantic + bias * (there > 0)) * scale.exp()
-
-    def closure() -> torch.Tensor:
-        for each in (scale, bias, weigh):
-            each.grad = None
-        loss = torch.nn.functional.cross_entropy(calibrated(), tags, weight=weight)
-        loss = loss + 1e-3 * (bias.square().sum() + scale.square().sum())
+    def closure() -> Tensor:
+        solver.zero_grad()
+        found = logits + bias * (there > 0) + (0 if semantic is None else weight * semantic)
+        loss = torch.nn.functional.cross_entropy(found * log_scale.exp(), tags, weight=share)
+        loss = loss + 1e-3 * (bias.square().sum() + log_scale.square().sum())
         loss.backward()
         return loss
 
-    torch.optim.LBFGS([scale, bias, weigh], max_iter=200, line_search_fn="strong_wolfe").step(closure)
-    if float(weigh) < 0:  # it misleads on these pictures: none of it
-        weigh.data.zero_()
-        torch.optim.LBFGS([scale, bias], max_iter=200, line_search_fn="strong_wolfe").step(closure)
-    tagger.temperature = float((-scale.detach()).exp())
-    tagger.bias = tuple((bias.detach() * (there > 0)).tolist())
-    tagger.semantic_weight = float(weigh)
-    fit_map(tagger, looked, calibrated().detach().softmax(1).numpy())
-    return tagger
+    solver.step(closure)
+    return float(log_scale.detach().exp()), (bias * (there > 0)).detach(), float(weight.detach())
 
 
 def fit_map(tagger: DomainTagger, looked: Sequence[Looked], shares: np.ndarray) -> None:
