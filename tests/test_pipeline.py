@@ -42,13 +42,14 @@ class Says:
 
     name, fingerprint, map_threshold, channels = "says", "5" * 16, 0.5, 3
 
-    def __init__(self, tag: str = "photoshop", share: float = 0.9) -> None:
+    def __init__(self, tag: str = "photoshop", share: float = 0.9, semantic: float = 0.0) -> None:
         self.shares = dict.fromkeys(TAGS, (1 - share) / 4) | {tag: share}
+        self.semantic = semantic
 
     def look(self, picture):
         grid = np.zeros((-(-picture.height // 8), -(-picture.width // 8)), np.float32)
         grid[-(len(grid) // 3 or 1) :, -(len(grid[0]) // 3 or 1) :] = 0.8
-        return Tagged(self.shares, grid, logit(1 - self.shares["authentic"]), {"splice": 1.0})
+        return Tagged(self.shares, grid, logit(1 - self.shares["authentic"]), {"splice": 1.0}, self.semantic)
 
     def look_with_features(self, picture):
         small = picture.convert("RGB").resize((-(-picture.width // 8), -(-picture.height // 8)))
@@ -103,6 +104,22 @@ def conversation(detector, picture, *turns, seg=None):
         seg_id=seg,
     ).input_ids
     return torch.tensor([ids]), torch.from_numpy(tiles.normalised())
+
+
+@pytest.mark.parametrize(
+    ("tag", "semantic", "said"),
+    [
+        ("ai_generated", 2.5, True),
+        ("ai_generated", 0.4, False),
+        ("authentic", 2.5, False),
+        ("ai_generated", 0.0, False),
+    ],
+)
+def test_what_a_picture_shows_is_told_where_it_counts(loaded, photo, tag, semantic, said):
+    found = made(loaded, Says(tag, 0.9, semantic)).detect(photo("a.png", (90, 80), 1)).evidence
+    (look,) = (one for one in found if one.source == "domain_tag")
+    assert ("by what it shows" in look.summary) == said
+    assert look.details.get("semantic", 0.0) == semantic
 
 
 def test_words_answer_the_question_with_its_tag_as_a_fresh_conversation_does(loaded, photo):

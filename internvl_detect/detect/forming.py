@@ -137,6 +137,9 @@ def _looked(job: Job, decision: Decision, probability: float) -> tuple[Decision,
             f"InternVL2 (P(fake) {own:.2f}) and the domain tagger ({tag:.2f}, {name}) disagree: the decision is unsure"
         ]
     summary = f"{frame}a first look says: {name} ({share:.0%})"
+    if look.semantic > 0:
+        details["semantic"] = round(look.semantic, 2)
+        summary += ", by what it shows too" if look.tag == "ai_generated" and look.semantic >= 1 else ""
     if not look.tells:
         summary += ", if it is a forgery: this tagger has no class for authentic pictures"
     found = [Evidence("domain_tag", summary, tag if look.tells else None, details)]
