@@ -176,8 +176,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(rows, tmp_path, sma
     assert kept.is_file()
     for a, b in zip(whole.state_dict().values(), trained("cut").state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
-    with pytest.raises(ConfigError, match="another run"):
+    with pytest.raises(ConfigError, match="other lr"):
         trained("cut", dataclasses.replace(HOW, lr=0.5))
+    with pytest.raises(ConfigError, match="other start"):
+        train_semantic(rows, tmp_path / "cut", HOW, start=SemanticNet())
     kept.write_bytes(b"broken")
     with pytest.raises(CheckpointError, match="Remove it"):
         trained("cut")

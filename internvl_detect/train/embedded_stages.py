@@ -185,6 +185,8 @@ def _of(row: TagRow, source: str) -> TagRow:
 
 def semantic(build: Build) -> None:
     """The tagger's semantic branch, where there are generators."""
+    import torch
+
     from internvl_detect.model.domain_tag import read_net
     from internvl_detect.model.embedded import FOLDER
     from internvl_detect.model.semantic_net import SemanticNet
@@ -194,6 +196,7 @@ def semantic(build: Build) -> None:
         print("semantic: no generated pictures, so no semantic branch", flush=True)
         return
     net, shipped = read_net(build.out / "tagger" / "tagger")[0], FOLDER / "tagger"
+    torch.manual_seed(0)  # an untrained one is the same after a kill
     begun = net.semantic or (read_net(shipped)[0].semantic if shipped.is_dir() else None) or SemanticNet()
     begun = start_from(build.semantic_start, net) if build.semantic_start else begun
     given = material.all_rows(build.work, build.fake, build.real), build.out / "semantic"

@@ -12,6 +12,7 @@ Not here: the network (``model.semantic_net``), the tagger's own training (``tag
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import math
@@ -26,14 +27,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageFilter
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from internvl_detect.data.findings import did_you_mean, show
-from internvl_detect.data.jsonl import atomically
 from internvl_detect.errors import CheckpointError, ConfigError, DataError, IvdetectError
 from internvl_detect.files import alone_in
 from internvl_detect.media.image import open_image
@@ -44,6 +44,7 @@ from internvl_detect.model.embedded import tagger_folder
 from internvl_detect.model.save import whole_folder
 from internvl_detect.model.semantic_net import STRIDE_PX, SemanticNet, from_efficientnet_lite
 from internvl_detect.model.tagger_net import TaggerNet
+from internvl_detect.train.checkpoints import restore, store
 from internvl_detect.train.fresh_edits import Drawn
 from internvl_detect.train.material import all_rows, named
 from internvl_detect.train.tag_data import TagRow
@@ -151,9 +152,10 @@ def train_semantic(
     net = (SemanticNet() if start is None else start).to(device, memory_format=torch.channels_last)
     mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(how.average), use_buffers=True)
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.lr, weight_decay=how.weight_decay)
-    settings = {k: v for k, v in asdict(how).items() if k not in ("workers", "save_every")}
-    about = {"run": json.dumps({**settings, "pictures": len(rows)}, sort_keys=True)}
-    first = _restore(folder / CHECKPOINT, net, mean, optimiser, about)
+    about = {k: repr(v) for k, v in asdict(how).items() if k not in ("workers", "save_every")}
+    about["pictures"] = hashlib.sha256("\n".join(map(repr, rows)).encode()).hexdigest()
+    about["start"] = hashlib.sha256(b"".join(v.cpu().numpy().tobytes() for v in net.state_dict().values())).hexdigest()
+    first = restore(folder / CHECKPOINT, net, mean, optimiser, about)
     net.train()
     loader = DataLoader(SmallCopies(rows, how, first), batch_size=None, num_workers=how.workers)
     losses: list[float] = []
@@ -181,46 +183,8 @@ def train_semantic(
         if progress is not None and (step + 1) % 50 == 0:
             progress(step + 1, sum(losses) / len(losses))
         if (step + 1) % how.save_every == 0 or step + 1 == how.steps:
-            _store(folder / CHECKPOINT, net, mean, optimiser, {**about, "step": str(step + 1)})
+            store(folder / CHECKPOINT, net, mean, optimiser, {**about, "step": str(step + 1)})
     return mean.module.eval()
-
-
-def _store(
-    path: Path, net: SemanticNet, mean: AveragedModel, optimiser: torch.optim.Optimizer, about: dict[str, str]
-) -> None:
-    parts = {"net": net.state_dict(), "mean": mean.state_dict()}
-    parts |= {f"adam.{number}": state for number, state in optimiser.state_dict()["state"].items()}
-    tensors = {f"{part}.{k}": v.contiguous() for part, state in parts.items() for k, v in state.items()}
-    with atomically(path) as file:
-        file.write(save(tensors, metadata=about))
-
-
-def _restore(
-    path: Path, net: SemanticNet, mean: AveragedModel, optimiser: torch.optim.Optimizer, about: dict[str, str]
-) -> int:
-    """The step to go on from: 0 where there is no checkpoint."""
-    if not path.is_file():
-        return 0
-    try:
-        with safe_open(str(path), "pt") as file:
-            stored = file.metadata() or {}
-        if any(stored.get(key) != value for key, value in about.items()):
-            raise ConfigError(f"{path.parent} holds another run", do=f"choose another folder, or remove {path.name}")
-        parts: dict[str, dict[str, Tensor]] = {}
-        for key, value in load_file(str(path)).items():
-            part, _, name = key.partition(".")
-            if part == "adam":
-                number, _, name = name.partition(".")
-                part = f"adam.{number}"
-            parts.setdefault(part, {})[name] = value
-        net.load_state_dict(parts.pop("net"))
-        mean.load_state_dict(parts.pop("mean"))
-        state = {int(part.removeprefix("adam.")): values for part, values in parts.items()}
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-        return int(stored["step"])
-    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
-        said = (str(error).splitlines() or [""])[0][:200]
-        raise CheckpointError(f"{path} cannot be used ({said})", do="remove it to train anew") from None
 
 
 def with_branch(net: TaggerNet, branch: SemanticNet) -> TaggerNet:

@@ -18,15 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from internvl_detect.data.jsonl import atomically
-from internvl_detect.errors import CheckpointError, ConfigError, DataError, IvdetectError
+from internvl_detect.errors import ConfigError, DataError, IvdetectError
 from internvl_detect.model.tagger_net import Shape, TaggerNet
+from internvl_detect.train.checkpoints import restore, store
 from internvl_detect.train.fresh_edits import Drawn, FreshEdits
 from internvl_detect.train.processes import ALONE, Processes
 from internvl_detect.train.rebuild import Rebuilder
@@ -180,7 +179,7 @@ def train_tagger(
     net = net.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.lr, weight_decay=how.weight_decay)
     mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(how.average), use_buffers=True) if how.average else None
-    first = _restore(folder / CHECKPOINT, net, mean, optimiser, about)
+    first = restore(folder / CHECKPOINT, net, mean, optimiser, about)
     net.train()
     if how.decoded:
         paths = [*dict.fromkeys(path for row in rows for path in (row.path, row.mask) if path)]
@@ -214,7 +213,7 @@ def train_tagger(
         if us.first and progress is not None and (step + 1) % 50 == 0:
             progress(step + 1, sum(losses) / len(losses))
         if us.first and ((step + 1) % how.save_every == 0 or step + 1 == how.steps):
-            _store(folder / CHECKPOINT, net, mean, optimiser, {**about, "step": str(step + 1)})
+            store(folder / CHECKPOINT, net, mean, optimiser, {**about, "step": str(step + 1)})
     return (net if mean is None else mean.module).eval()
 
 
@@ -226,53 +225,3 @@ def _about(rows: Sequence[TagRow], how: TagTraining, start: TaggerNet | None, us
     said["start"] = hashlib.sha256(weights).hexdigest()
     said["number of processes"] = str(us.count)
     return said
-
-
-def _store(
-    path: Path,
-    net: TaggerNet,
-    mean: AveragedModel | None,
-    optimiser: torch.optim.Optimizer,
-    about: dict[str, str],
-) -> None:
-    tensors = {f"net.{k}": v.contiguous() for k, v in net.state_dict().items()}
-    tensors |= {f"mean.{k}": v.contiguous() for k, v in mean.state_dict().items()} if mean is not None else {}
-    for number, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam.{number}.{k}": v.contiguous() for k, v in state.items()}
-    with atomically(path) as file:
-        file.write(save(tensors, metadata=about))
-
-
-def _restore(
-    path: Path,
-    net: TaggerNet,
-    mean: AveragedModel | None,
-    optimiser: torch.optim.Optimizer,
-    about: dict[str, str],
-) -> int:
-    """The step to go on from: 0 where there is no checkpoint."""
-    if not path.is_file():
-        return 0
-    try:
-        with safe_open(str(path), "pt") as file:
-            stored = file.metadata() or {}
-        if differs := [key for key, value in about.items() if stored.get(key) != value]:
-            raise ConfigError(
-                f"{path.parent} holds a run with other {', '.join(differs)}",
-                expected="the same command, to go on with it",
-                do=f"choose another folder, or remove {path.name} there to train anew",
-            )
-        tensors = load_file(str(path))
-        net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
-        if mean is not None:
-            mean.load_state_dict({k.removeprefix("mean."): v for k, v in tensors.items() if k.startswith("mean.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("adam."):
-                _, number, name = key.split(".", 2)
-                state.setdefault(int(number), {})[name] = value
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-        return int(stored["step"])
-    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
-        said = (str(error).splitlines() or [""])[0][:200]
-        raise CheckpointError(f"{path} cannot be used ({said})", do="remove it to train anew") from None
