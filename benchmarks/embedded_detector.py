@@ -220,6 +220,8 @@ def detector_part(judge: Judge, items: Sequence[Item]) -> dict[str, Any]:
     drawn, said = ([one for one in every if (one[0].pool == DRAWN) == own] for own in (True, False))
     generated = [one for one in said if one[0].pool == WHOLE and one[0].fake and not one[0].seen]
     told = [{"fakes": "all generated, never seen", "real": DRAWN, **_systems([*drawn, *generated])}]
+    answers = [row["decision"] for _, row in drawn]
+    told[0] |= {f"drawn_called_{each}": figure(answers.count(each) / max(1, len(answers))) for each in DECISIONS}
     return {
         "auc": auc_lines(said),
         "fused_or_alone": paired_lines(said),
