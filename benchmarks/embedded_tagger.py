@@ -193,10 +193,10 @@ def left_out_part(
     lines: list[dict[str, Any]] = []
     real = some((i for i in items if i.pool == WHOLE and not i.seen and not i.fake), most, lambda item: item.row.source)
     twins = some((i for i in items if i.pool == FORGED and not i.fake), 4 * most, lambda item: item.pool)
+    beside = look(shipped, twins)
     for folder, sources in left_out.items():
         tagger = DomainTagger.load(folder, shipped.device)
         against_what = {"photographs never seen": look(tagger, real), "authentic twins": look(tagger, twins)}
-        beside = look(shipped, twins)
         for source, pictures in sources.items():
             if pictures is None:
                 own = some((i for i in items if i.fake and i.row.source == source), 4 * most, lambda item: item.pool)

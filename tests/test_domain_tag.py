@@ -20,7 +20,10 @@ SMALL = Shape(widths=(4, 8, 8, 16, 16), blocks=(0, 1, 1, 1), map_width=8)
 def lively(seed: int = 0) -> TaggerNet:
     """A network whose norms and blocks have something to say."""
     torch.manual_seed(seed)
-    net = TaggerNet(SMALL)
+    return with_lively_norms(TaggerNet(SMALL))
+
+
+def with_lively_norms(net):
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
-from test_domain_tag import lively
+from test_domain_tag import lively, with_lively_norms
 
 from internvl_detect.errors import CheckpointError, ConfigError, DataError
 from internvl_detect.model import semantic_net
@@ -44,14 +44,7 @@ HOW = SemanticTraining(steps=4, batch=2, lr=1e-3, average=0.5, workers=0, save_e
 @pytest.fixture(scope="module")
 def branch():
     torch.manual_seed(0)
-    net = SemanticNet()
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.8, 1.5)
-            torch.nn.init.normal_(module.bias, 0, 0.3)
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.3, 1)
-    return net.eval()
+    return with_lively_norms(SemanticNet()).eval()
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,18 @@
 """A checkpoint of a network in training, its running mean and its optimiser: one safetensors file, whose metadata say
 of which run and step it is. Not here: runs of ``ivdetect train``, whose trainer keeps its own.
 
+    about = of_run(how, ("workers",), rows, start)
     first = restore(path, net, mean, optimiser, about)      # 0 where there is none
     store(path, net, mean, optimiser, {**about, "step": "200"})
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +22,17 @@ from torch.optim.swa_utils import AveragedModel
 
 from internvl_detect.data.jsonl import atomically
 from internvl_detect.errors import CheckpointError, ConfigError
+from internvl_detect.train.tag_data import TagRow
+
+
+def of_run(how: Any, harmless: Collection[str], rows: Sequence[TagRow], start: nn.Module | None) -> dict[str, str]:
+    """What must be the same for a run to go on: the settings (a dataclass) but for the ``harmless`` ones, the pictures,
+    the weights that it began with."""
+    said = {f.name: repr(getattr(how, f.name)) for f in fields(how) if f.name not in harmless}
+    said["pictures"] = hashlib.sha256("\n".join(map(repr, rows)).encode()).hexdigest()
+    weights = b"" if start is None else save({k: v.cpu().contiguous() for k, v in start.state_dict().items()})
+    said["start"] = hashlib.sha256(weights).hexdigest()
+    return said
 
 
 def store(

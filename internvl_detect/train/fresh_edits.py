@@ -10,7 +10,8 @@ Not here: crops (``tag_data``), batches (``tagger``), decoders (``rebuild``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,8 +19,10 @@ from PIL import Image
 from internvl_detect.data.forge.edits import Rebuild
 from internvl_detect.data.forge.methods import METHODS, forge
 from internvl_detect.data.forge.opencv import need_cv2
+from internvl_detect.errors import DataError, IvdetectError
 from internvl_detect.train.tag_data import Crop, TagRow, crop_of, pixels, worn
 
+T = TypeVar("T")
 LEAST_PX = 128  # shorter side of a window
 SHRINK = 0.9  # a photograph is made smaller by this or more, which blurs the grid of its own compression
 WORN = 0.5  # share of the windows that were compressed before
@@ -85,6 +88,16 @@ class FreshEdits:
         to = (max(LEAST_PX, round(want[1] * scale)), max(LEAST_PX, round(want[0] * scale)))
         part = Image.fromarray(rgb[y : y + want[0], x : x + want[1]])
         return worn(np.asarray(part.resize(to, Image.Resampling.LANCZOS)), rng, WORN)
+
+
+def one_usable(draw: Callable[[], T]) -> T:
+    """What ``draw`` makes of a picture that it draws; where that one cannot be used, of the next. Raises DataError."""
+    for _ in range(20):
+        try:
+            return draw()
+        except IvdetectError as error:
+            problem = error
+    raise DataError(f"twenty pictures in a row could not be used; the last: {problem}")
 
 
 class Drawn:

@@ -173,9 +173,13 @@ def forged_rows(out: Path) -> Iterator[TagRow]:
             yield replace(row, source=manifest.parent.name)
 
 
-def all_rows(out: Path, generated: Mapping[str, Path], real: Mapping[str, Path]) -> list[TagRow]:
-    """Everything there is to train and test on. Raises DataError when there is nothing."""
-    rows = [*forged_rows(out), *as_they_are(generated, "ai_generated"), *as_they_are(real, "authentic")]
+def all_rows(out: Path | None, generated: Mapping[str, Path], real: Mapping[str, Path]) -> list[TagRow]:
+    """Everything there is to train and test on; ``out`` holds forged sets, if there are any.
+
+    Raises DataError when there is nothing.
+    """
+    forged = forged_rows(out) if out else ()
+    rows = [*forged, *as_they_are(generated, "ai_generated"), *as_they_are(real, "authentic")]
     if not rows:
         raise DataError(f"no forged sets in {out} and no pictures", do="forge first")
     return rows

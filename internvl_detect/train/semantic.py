@@ -12,14 +12,13 @@ Not here: the network (``model.semantic_net``), the tagger's own training (``tag
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
 import math
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +43,15 @@ from internvl_detect.model.embedded import tagger_folder
 from internvl_detect.model.save import whole_folder
 from internvl_detect.model.semantic_net import STRIDE_PX, SemanticNet, from_efficientnet_lite
 from internvl_detect.model.tagger_net import TaggerNet
-from internvl_detect.train.checkpoints import restore, store
-from internvl_detect.train.fresh_edits import Drawn
+from internvl_detect.train.checkpoints import of_run, restore, store
+from internvl_detect.train.fresh_edits import Drawn, one_usable
 from internvl_detect.train.material import all_rows, named
 from internvl_detect.train.tag_data import TagRow
 from internvl_detect.train.tagger_fit import fit, look_at, summary
 from internvl_detect.train.tagger_run import drawn
 
 CHECKPOINT = "checkpoint.safetensors"
+HARMLESS = ("workers", "save_every")  # settings that change no weight
 SIDES = (6, 7, 8, 9, 10)  # of a crop's copy, in steps of 32 px, around the 8 of a square copy
 LEAST_PART = 0.35  # share of a picture's area that a crop holds at least
 SMOOTHED = 0.05  # of the labels: some pictures show nothing that tells
@@ -93,16 +93,11 @@ class SmallCopies(Dataset[tuple[Tensor, Tensor]]):
         rng = np.random.default_rng([self.how.seed, self.first + at])
         size = tuple(STRIDE_PX * int(n) for n in rng.choice(SIDES, 2))
         kinds = [i % 2 for i in range(self.how.batch)]
-        copies = [self._copy(self.rows[kind], (size[0], size[1]), rng) for kind in kinds]
+        copies = [
+            one_usable(lambda rows=self.rows[kind]: varied(open_image(rows(rng).path).rgb, (size[0], size[1]), rng))
+            for kind in kinds
+        ]
         return torch.from_numpy(np.stack(copies)), torch.tensor(kinds, dtype=torch.float32)
-
-    def _copy(self, rows: Drawn, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        for _ in range(20):
-            try:
-                return varied(open_image(rows(rng).path).rgb, size, rng)
-            except IvdetectError as error:
-                problem = error
-        raise DataError(f"twenty pictures in a row could not be used; the last: {problem}")
 
 
 def varied(picture: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -149,12 +144,10 @@ def train_semantic(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(how.seed)
+    about = of_run(how, HARMLESS, rows, start)
     net = (SemanticNet() if start is None else start).to(device, memory_format=torch.channels_last)
     mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(how.average), use_buffers=True)
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.lr, weight_decay=how.weight_decay)
-    about = {k: repr(v) for k, v in asdict(how).items() if k not in ("workers", "save_every")}
-    about["pictures"] = hashlib.sha256("\n".join(map(repr, rows)).encode()).hexdigest()
-    about["start"] = hashlib.sha256(b"".join(v.cpu().numpy().tobytes() for v in net.state_dict().values())).hexdigest()
     first = restore(folder / CHECKPOINT, net, mean, optimiser, about)
     net.train()
     loader = DataLoader(SmallCopies(rows, how, first), batch_size=None, num_workers=how.workers)
@@ -274,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", type=Path, help="EfficientNet-Lite0's weights, safetensors")
     parser.add_argument("--generated", action="append", required=True, metavar="NAME=DIR")
     parser.add_argument("--real", action="append", required=True, metavar="NAME=DIR")
-    parser.add_argument("--material", type=Path, default=Path("-"), help="forged sets, for the fit")
+    parser.add_argument("--material", type=Path, help="forged sets, for the fit")
     for key in ("steps", "batch", "lr", "seed", "workers"):
         kind = float if key == "lr" else int
         parser.add_argument(f"--{key}", type=kind, default=getattr(SemanticTraining, key))

@@ -9,24 +9,22 @@ killed and goes on sees what it would have seen. Loss: cross-entropy of the tags
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from internvl_detect.errors import ConfigError, DataError, IvdetectError
+from internvl_detect.errors import ConfigError, DataError
 from internvl_detect.model.tagger_net import Shape, TaggerNet
-from internvl_detect.train.checkpoints import restore, store
-from internvl_detect.train.fresh_edits import Drawn, FreshEdits
+from internvl_detect.train.checkpoints import of_run, restore, store
+from internvl_detect.train.fresh_edits import Drawn, FreshEdits, one_usable
 from internvl_detect.train.processes import ALONE, Processes
 from internvl_detect.train.rebuild import Rebuilder
 from internvl_detect.train.tag_data import TAGS, Crop, TagRow, cut, keep_decoded
@@ -101,23 +99,16 @@ class Batches(Dataset[Batch]):
             rng = np.random.default_rng([self.how.seed, step, self.rank])
         crops = []
         for _ in range(max(2, round(self.how.batch * (self.how.sizes_px[0] / size) ** 0.5))):
-            crops.append(self._crop(size, rng))
+            crops.append(one_usable(lambda: self._crop(size, rng)))
         rgb, maps = (torch.from_numpy(np.stack([getattr(c, k) for c in crops])) for k in ("rgb", "maps"))
         tags, methods = (torch.tensor([getattr(c, k) for c in crops]) for k in ("tag", "method"))
         return rgb, tags, maps, methods
 
     def _crop(self, size: int, rng: np.random.Generator) -> Crop:
-        for _ in range(20):
-            tag = self.tags[int(rng.choice(len(self.tags), p=self.weights))]
-            try:
-                if tag in self.fresh.methods and (
-                    tag not in self.rows or rng.random() < self.how.fresh[TAGS.index(tag)]
-                ):
-                    return self.fresh.crop(tag, size, rng, strength=self.how.strength)
-                return cut(self.rows[tag](rng), size, rng, strength=self.how.strength)
-            except IvdetectError as error:
-                problem = error
-        raise DataError(f"twenty pictures in a row could not be used; the last: {problem}")
+        tag = self.tags[int(rng.choice(len(self.tags), p=self.weights))]
+        if tag in self.fresh.methods and (tag not in self.rows or rng.random() < self.how.fresh[TAGS.index(tag)]):
+            return self.fresh.crop(tag, size, rng, strength=self.how.strength)
+        return cut(self.rows[tag](rng), size, rng, strength=self.how.strength)
 
 
 def tagger_loss(net: TaggerNet, batch: Batch, how: TagTraining) -> Tensor:
@@ -174,7 +165,7 @@ def train_tagger(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(how.seed)
-    about = _about(rows, how, start, us)
+    about = of_run(how, HARMLESS, rows, start) | {"number of processes": str(us.count)}
     net = TaggerNet(how.shape) if start is None else start
     net = net.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.lr, weight_decay=how.weight_decay)
@@ -215,13 +206,3 @@ def train_tagger(
         if us.first and ((step + 1) % how.save_every == 0 or step + 1 == how.steps):
             store(folder / CHECKPOINT, net, mean, optimiser, {**about, "step": str(step + 1)})
     return (net if mean is None else mean.module).eval()
-
-
-def _about(rows: Sequence[TagRow], how: TagTraining, start: TaggerNet | None, us: Processes) -> dict[str, str]:
-    """What must be the same for a run to go on: settings, pictures, weights that it began with, how many learn."""
-    said = {f.name: repr(getattr(how, f.name)) for f in fields(how) if f.name not in HARMLESS}
-    said["pictures"] = hashlib.sha256("\n".join(map(repr, rows)).encode()).hexdigest()
-    weights = b"" if start is None else save({k: v.cpu().contiguous() for k, v in start.state_dict().items()})
-    said["start"] = hashlib.sha256(weights).hexdigest()
-    said["number of processes"] = str(us.count)
-    return said
